@@ -1,0 +1,134 @@
+"""How gunicorn runs llmstream: checks first, then the model and the tables, then the workers, and an orderly end."""
+
+from gevent import monkey
+
+monkey.patch_all()  # before all other imports: psycopg decides on import whether its waits give way to other greenlets
+
+import os
+import resource
+import secrets
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import gevent
+
+from llmstream import local_model
+from llmstream.config import ConfigError, describe_database, load
+
+DRAIN_S = 25.0  # what still runs then is finalised; graceful_timeout ends in a SIGKILL, which finalises nothing
+MODEL_START_S = 60.0
+drainer: gevent.Greenlet | None = None  # in each worker: finishes its answers once it is told to stop
+
+
+def fail(sentence: object) -> None:
+    sys.exit(f"llmstream: {sentence}")
+
+
+def say(words: str) -> None:
+    print(f"llmstream: {words}", flush=True)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+try:
+    settings = load(os.environ)
+except ConfigError as error:
+    fail(error)
+ipv6 = ":" in settings["HOST"]
+address = f"[{settings['HOST']}]:{settings['PORT']}" if ipv6 else f"{settings['HOST']}:{settings['PORT']}"
+
+wsgi_app = "wsgi:app"
+bind = address
+workers = settings["WEB_CONCURRENCY"]
+worker_class = "gevent"
+worker_connections = 10_000
+keepalive = 5  # 0 would switch off the time limit for headers, too
+timeout = 30  # a worker whose hub is blocked for so long is killed; streams may last longer
+graceful_timeout = 30
+forwarded_allow_ips = ""  # nobody's X-Forwarded-Proto or SCRIPT_NAME is believed
+control_socket_disable = True
+loglevel = "warning"  # the lines that people should read are our own
+
+hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+descriptors = 65536 if hard_limit == resource.RLIM_INFINITY else min(65536, hard_limit)
+resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard_limit))  # each stream needs one, each live answer another
+
+
+def on_starting(server: Any) -> None:
+    """Before the first worker: whatever can be wrong is found here and said in one sentence."""
+    refuse_taken_port()
+    if settings["BUNDLED"]:
+        say(f"starting the model {settings['LLMSTREAM_MODEL']}")
+        port, key = free_port(), secrets.token_urlsafe()
+        os.environ.update(LLMSTREAM_LOCAL_MODEL_PORT=str(port), LLMSTREAM_LOCAL_MODEL_KEY=key)  # for the workers
+        local_model.start(settings["LLMSTREAM_MODEL"], port, key)
+    say("preparing the database")
+    try:
+        prepared = subprocess.run([sys.executable, "-m", "flask", "--app", "wsgi", "prepare"]).returncode == 0
+        ready = prepared and (not settings["BUNDLED"] or local_model.wait_until_ready(MODEL_START_S))
+    except KeyboardInterrupt:
+        ready = False
+    if not ready:
+        sys.exit(1)  # whoever failed has said why; the model ends with this process
+
+
+def refuse_taken_port() -> None:
+    try:
+        family = socket.AF_INET6 if ipv6 else socket.AF_INET
+        socket.create_server((settings["HOST"], settings["PORT"]), family=family).close()
+    except OSError as error:
+        fail(f"{address} cannot be used ({error.strerror}): set PORT to a free one, as in `make run PORT=8001`.")
+
+
+def post_worker_init(worker: Any) -> None:
+    global drainer
+    waiting = sys.modules.get("psycopg.waiting")
+    assert not waiting or waiting.wait is not getattr(waiting, "wait_c", 0), "psycopg was imported before patch_all()"
+    worker.wsgi.extensions["generation"].begin_work()
+    drainer = gevent.spawn(drain_when_told, worker)
+    if worker.age == 1:
+        say_ready()
+
+
+def say_ready() -> None:
+    where = "on this machine" if settings["BUNDLED"] else f"at {settings['OPENAI_BASE_URL']}"
+    print(
+        f"\n  Chat page  http://{address}/"
+        f"\n  Model      {settings['LLMSTREAM_MODEL']}, {where}"
+        f"\n  Data       {describe_database(settings['SQLALCHEMY_DATABASE_URI'])}"
+        "\n\n  Ctrl-C stops it.\n",
+        flush=True,
+    )
+
+
+def drain_when_told(worker: Any) -> None:
+    while worker.alive:
+        gevent.sleep(0.1)
+    drain(worker, DRAIN_S)
+
+
+def drain(worker: Any, seconds: float) -> None:
+    worker.wsgi.extensions["generation"].drain(seconds)
+
+
+def worker_int(worker: Any) -> None:
+    """Ctrl-C: what runs is finalised at once."""
+    drain(worker, 1)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Greenlets do not keep a worker alive, so wait for this one. A worker whose master is gone leaves in a hurry."""
+    if drainer and worker.alive:
+        drain(worker, 1)
+    elif drainer:
+        drainer.join()
+
+
+def on_exit(server: Any) -> None:
+    """After the last worker, since answers that are being finished still need the model."""
+    local_model.stop()

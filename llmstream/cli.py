@@ -1,0 +1,44 @@
+"""Commands: `flask --app wsgi <command>`."""
+
+import sys
+from pathlib import Path
+
+import click
+from alembic import command
+from alembic.util import CommandError
+from flask import current_app
+from flask.cli import with_appcontext
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from llmstream.config import describe_database
+from llmstream.extensions import db
+
+
+@click.command()
+@with_appcontext
+def prepare() -> None:
+    """Reach the database and bring its tables up to date; else say why not, in one sentence, with exit status 1."""
+    database = describe_database(current_app.config["SQLALCHEMY_DATABASE_URI"])
+    try:
+        if db.engine.dialect.name == "sqlite":
+            Path(str(db.engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
+        db.engine.connect().close()
+    except (SQLAlchemyError, OSError) as error:
+        fail(f"The {database} cannot be opened ({reason(error)}): make it available, or correct DATABASE_URL.")
+    try:
+        command.upgrade(current_app.extensions["migrate"].migrate.get_config(), "head")
+    except CommandError as error:
+        fail(f"The {database} is from another version of llmstream ({error}): run that one, or set DATABASE_URL anew.")
+    except SQLAlchemyError as error:
+        fail(f"The tables of the {database} cannot be brought up to date ({reason(error)}): put that right first.")
+
+
+def reason(error: Exception) -> str:
+    """The first line of what the database or the system said: the rest may be SQL, or hints for programmers."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    text = cause.strerror if isinstance(cause, OSError) else str(cause)
+    return str(text).partition("\n")[0].strip()
+
+
+def fail(sentence: str) -> None:
+    sys.exit(f"llmstream: {sentence}")

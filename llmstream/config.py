@@ -1,0 +1,169 @@
+"""The settings: read from the environment, checked at start, and a wrong one refused in one plain sentence."""
+
+import ipaddress
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+PROJECT = Path(__file__).resolve().parent.parent
+BUNDLED_MODEL = "SmolLM2-135M-Instruct"
+# Set by gunicorn.conf.py for the processes below it; not for people.
+INTERNAL = ("LLMSTREAM_LOCAL_MODEL_PORT", "LLMSTREAM_LOCAL_MODEL_KEY")
+
+
+class ConfigError(Exception):
+    """A setting is wrong. The message is one sentence that says what to do, and never shows a secret."""
+
+
+class Setting(NamedTuple):
+    """`read` turns the text into the value, or raises ValueError saying what it must be."""
+
+    name: str
+    default: str
+    read: Callable[[str], Any]
+
+
+def load(environ: Mapping[str, str]) -> dict[str, Any]:
+    """All settings by name, with what follows from them: SQLALCHEMY_DATABASE_URI, BUNDLED. Raises ConfigError."""
+    values = {setting.name: _read(setting, environ) for setting in SETTINGS}
+    _refuse_unknown(environ)
+    values["SQLALCHEMY_DATABASE_URI"] = values["DATABASE_URL"]
+    values["BUNDLED"] = bundled = not values["OPENAI_BASE_URL"]
+    if bundled:
+        _use_bundled_model(values, environ)
+    elif not values["LLMSTREAM_MODEL"]:
+        raise ConfigError("LLMSTREAM_MODEL must name a model of the server in OPENAI_BASE_URL.")
+    values["LLMSTREAM_CONTEXT_TOKENS"] = values["LLMSTREAM_CONTEXT_TOKENS"] or (4096 if bundled else 8192)
+    values["LLMSTREAM_MODELS"] = tuple(dict.fromkeys((values["LLMSTREAM_MODEL"], *values["LLMSTREAM_MODELS"])))
+    return values
+
+
+def _read(setting: Setting, environ: Mapping[str, str]) -> Any:
+    text = environ.get(setting.name, "").strip() or setting.default
+    try:
+        return setting.read(text)
+    except ValueError as error:
+        shown = "" if setting.name in SECRET else f", not {text!r}"
+        raise ConfigError(f"{setting.name} must be {error}{shown}.") from None
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    known = {setting.name for setting in SETTINGS}.union(INTERNAL)
+    for name in environ:
+        if name.startswith("LLMSTREAM_") and name not in known:
+            raise ConfigError(f"{name} is not a setting; see the table of settings in README.md.")
+
+
+def _use_bundled_model(values: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """The bundled server has one model and slots of 4096 tokens; a key for another server is no concern of it."""
+    if {values["LLMSTREAM_MODEL"] or BUNDLED_MODEL, *values["LLMSTREAM_MODELS"]} != {BUNDLED_MODEL}:
+        raise ConfigError(
+            f"LLMSTREAM_MODEL and LLMSTREAM_MODELS can name only {BUNDLED_MODEL} while OPENAI_BASE_URL is unset; "
+            "set OPENAI_BASE_URL to use another model."
+        )
+    if (values["LLMSTREAM_CONTEXT_TOKENS"] or 0) > 4096:
+        raise ConfigError("LLMSTREAM_CONTEXT_TOKENS must be at most 4096 for the bundled model.")
+    values["LLMSTREAM_MODEL"] = BUNDLED_MODEL
+    values["OPENAI_BASE_URL"] = f"http://127.0.0.1:{environ.get('LLMSTREAM_LOCAL_MODEL_PORT', '0')}/v1"
+    values["OPENAI_API_KEY"] = environ.get("LLMSTREAM_LOCAL_MODEL_KEY", "")
+
+
+def describe_database(uri: str) -> str:
+    """Where the data is kept, for people: without user, password and options."""
+    url = make_url(uri)
+    if url.get_backend_name() == "sqlite":
+        return f"SQLite database {url.database}"
+    return f"PostgreSQL database {url.database} on {url.host or 'this machine'}{f':{url.port}' if url.port else ''}"
+
+
+def _loopback(text: str) -> str:
+    host = text.strip("[]")
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ValueError("a loopback address such as 127.0.0.1, because there is no login yet")
+    return host
+
+
+def _whole(lowest: int, highest: int) -> Callable[[str], int | None]:
+    def read(text: str) -> int | None:
+        if text and not (text.isascii() and text.isdigit() and len(text) < 20 and lowest <= int(text) <= highest):
+            raise ValueError(f"a whole number from {lowest} to {highest}")
+        return int(text) if text else None
+
+    return read
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 86400:
+        raise ValueError("a number of seconds above 0 and at most 86400")
+    return seconds
+
+
+def _database(text: str) -> str:
+    """A URL for SQLAlchemy. A relative SQLite path counts from the project's directory, wherever we were started."""
+    wanted = "sqlite:///<file> or postgresql://<user>:<password>@<host>/<database>, special characters %-encoded"
+    try:
+        url: URL = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ValueError(wanted) from None
+    well_formed = url.database and "@" not in (url.host or "")  # else a part of the password is taken for the host
+    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg") and well_formed:
+        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    if url.drivername == "sqlite" and url.database and url.database != ":memory:" and not url.query:
+        return str(url.set(database=str(PROJECT / os.path.expanduser(url.database))))
+    raise ValueError(wanted)
+
+
+def _base_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        good = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
+    except ValueError:
+        good = False
+    if text and not (good and text.isascii() and not set("@?# ") & set(text)):
+        raise ValueError("an address such as https://api.example.com/v1, with the key in OPENAI_API_KEY")
+    return text.rstrip("/")
+
+
+def _key(text: str) -> str:
+    if not all("!" <= character <= "~" for character in text):
+        raise ValueError("printable ASCII characters without spaces")
+    return text
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+SECRET = ("DATABASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL")
+SETTINGS = [
+    Setting("HOST", "127.0.0.1", _loopback),
+    Setting("PORT", "8000", _whole(1, 65535)),
+    Setting("WEB_CONCURRENCY", "2", _whole(1, 64)),
+    Setting("DATABASE_URL", f"sqlite:///{PROJECT}/instance/llmstream.db", _database),
+    Setting("OPENAI_BASE_URL", "", _base_url),
+    Setting("OPENAI_API_KEY", "", _key),
+    Setting("LLMSTREAM_MODEL", "", str),
+    Setting("LLMSTREAM_MODELS", "", _names),
+    Setting("LLMSTREAM_CONTEXT_TOKENS", "", _whole(16, 10_000_000)),
+    Setting("LLMSTREAM_MAX_UNSTORED_S", "5", _seconds),
+    Setting("LLMSTREAM_CONNECT_TIMEOUT_S", "5", _seconds),
+    Setting("LLMSTREAM_FIRST_TOKEN_TIMEOUT_S", "60", _seconds),
+    Setting("LLMSTREAM_IDLE_TIMEOUT_S", "30", _seconds),
+    Setting("LLMSTREAM_TOTAL_TIMEOUT_S", "600", _seconds),
+    Setting("LLMSTREAM_MAX_BODY_BYTES", "262144", _whole(1024, 2**30)),
+    Setting("LLMSTREAM_MAX_ANSWER_BYTES", "4194304", _whole(1024, 2**30)),
+]
