@@ -1,7 +1,7 @@
 """What the tests share: databases, the scripted upstream, services and a browser.
 
 `service` is one running llmstream for the whole run on each database: a test that uses it runs twice. A test for which
-the database does not matter is marked `@one_database`. `start` gives a test services of its own, with their own settings.
+the database does not matter is marked `@one_database`. `start` gives a test services of its own, with own settings.
 """
 import itertools
 import os
@@ -9,7 +9,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, files
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from tests.upstream import Upstream
 
 CHROMIUM_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                   "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-Start = Callable[..., Service]
+Launch = Callable[..., Service]
 _names = itertools.count(1)
 
 
@@ -71,39 +70,46 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="session")
-def service(new_database: Callable[[], Database], upstream: Upstream,
-            tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service that most tests share: two workers, the scripted upstream, settings as shipped."""
-    service = scripted(tmp_path_factory.mktemp("service"), new_database(), upstream)
+def launch(new_database: Callable[[], Database], upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """Starts a service in front of the scripted upstream and waits until it is ready; the caller stops it.
+
+    It gets a fresh database unless it is given one, and settings as shipped unless they are named.
+    """
+    def launch_one(database: Database | None = None, **settings: Any) -> Service:
+        shipped = {"WEB_CONCURRENCY": 2, "OPENAI_BASE_URL": upstream.base_url, "OPENAI_API_KEY": "scripted-key",
+                   "LLMSTREAM_MODEL": "scripted-model", "LLMSTREAM_MODELS": "scripted-model,other-model"}
+        folder = tmp_path_factory.mktemp("service")
+        return Service(folder, database or new_database(), **(shipped | settings)).wait_ready()
+    return launch_one
+
+
+@pytest.fixture(scope="session")
+def service(launch: Launch) -> Iterator[Service]:
+    """The service that most tests share, with two workers."""
+    service = launch()
     yield service
     service.stop()
 
 
 @pytest.fixture(scope="session")
-def twin(service: Service, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def twin(launch: Launch, service: Service) -> Iterator[Service]:
     """A second instance on the database of `service`, as on another machine: surely another worker."""
-    twin = scripted(tmp_path_factory.mktemp("twin"), service.database, upstream, WEB_CONCURRENCY=1)
+    twin = launch(service.database, WEB_CONCURRENCY=1)
     yield twin
     twin.stop()
 
 
 @pytest.fixture
-def start(new_database: Callable[[], Database], upstream: Upstream, tmp_path: Path) -> Iterator[Start]:
-    """Starts services for this test only; each on a fresh database unless it is given one."""
+def start(launch: Launch) -> Iterator[Launch]:
+    """`launch` for services of one test only."""
     started: list[Service] = []
 
     def start_one(database: Database | None = None, **settings: Any) -> Service:
-        started.append(scripted(tmp_path, database or new_database(), upstream, **settings))
+        started.append(launch(database, **settings))
         return started[-1]
     yield start_one
     for service in started:
         service.stop()
-
-
-def scripted(folder: Path, database: Database | None, upstream: Upstream, **settings: Any) -> Service:
-    """A ready service in front of the scripted upstream."""
-    own = {"OPENAI_BASE_URL": upstream.base_url, "OPENAI_API_KEY": "scripted-key", "LLMSTREAM_MODEL": "scripted-model"}
-    return Service(folder, database, **({"WEB_CONCURRENCY": 2} | own | settings)).wait_ready()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,132 @@
+"""Migrations go up and down on both databases, on populated tables, and match the models."""
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from tests.service import OURS, ROOT, Database
+
+ANOTHER_MIGRATION = '''
+"""Rebuild the parent of most tables, as a later migration may."""
+import sqlalchemy as sa
+from alembic import op
+
+revision = "zzzz"
+down_revision = {head!r}
+
+
+def upgrade():
+    with op.batch_alter_table("completions") as batch:
+        batch.alter_column("client_name", existing_type=sa.Text(), type_=sa.String(500))
+        batch.add_column(sa.Column("later", sa.Text()))
+
+
+def downgrade():
+    with op.batch_alter_table("completions") as batch:
+        batch.drop_column("later")
+        batch.alter_column("client_name", existing_type=sa.String(500), type_=sa.Text())
+'''
+
+
+def flask(database: Database, *words: str) -> str:
+    """Run a command of the program on this database."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    settings = {"DATABASE_URL": database.url, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"}
+    ran = subprocess.run([sys.executable, "-m", "flask", "--app", "wsgi", *words], cwd=ROOT, env=clean | settings,
+                         capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, f"flask {' '.join(words)}: {ran.stdout}{ran.stderr}"
+    return ran.stdout + ran.stderr
+
+
+def tables(database: Database) -> sa.MetaData:
+    found = sa.MetaData()
+    found.reflect(database.engine)
+    return found
+
+
+def populate(database: Database) -> None:
+    """One row in every table that exists, each referring to the others' rows."""
+    with database.engine.begin() as connection:
+        for table in tables(database).sorted_tables:
+            if table.name != "alembic_version" and "_fts" not in table.name:
+                connection.execute(table.insert().values({column.name: sample(column) for column in table.columns}))
+
+
+def sample(column: sa.Column[Any]) -> Any:
+    kind = column.type
+    if isinstance(kind, sa.JSON):
+        return {"a": [1, "ü"]}
+    if isinstance(kind, sa.DateTime):
+        return datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+    if isinstance(kind, sa.Boolean):
+        return True
+    return 1 if isinstance(kind, (sa.Integer, sa.Float)) else f"{column.name} 'ü😀"
+
+
+def contents(database: Database, without: str = "") -> dict[str, list[dict[str, Any]]]:
+    found = {}
+    with database.engine.connect() as connection:
+        for table in tables(database).sorted_tables:
+            if table.name != "alembic_version" and "_fts" not in table.name:
+                rows = connection.execute(table.select()).mappings()
+                found[table.name] = [{name: value for name, value in row.items() if name != without} for row in rows]
+    return found
+
+
+def test_the_migrations_make_what_the_models_say(new_database: Callable[[], Database]) -> None:
+    database = new_database()
+    flask(database, "db", "upgrade")
+    assert "No new upgrade operations detected" in flask(database, "db", "check")
+    for name in ("conversations", "completions", "chunks", "workers", "reviews", "tags", "users", "api_keys", "sessions", "audit"):
+        assert name in tables(database).tables, "the first migration holds every table of the design"
+
+
+def test_they_go_down_to_nothing_and_up_again(new_database: Callable[[], Database]) -> None:
+    database = new_database()
+    flask(database, "db", "upgrade")
+    populate(database)
+    flask(database, "db", "downgrade", "base")
+    assert set(tables(database).tables) <= {"alembic_version"}
+    flask(database, "db", "upgrade")
+    populate(database)
+
+
+def test_preparing_twice_changes_nothing(new_database: Callable[[], Database]) -> None:
+    database = new_database()
+    flask(database, "prepare")
+    populate(database)
+    before = contents(database)
+    assert before["completions"] and before["chunks"] and before["reviews"]
+    flask(database, "prepare")
+    assert contents(database) == before
+
+
+def test_a_later_migration_of_the_largest_table_loses_no_row_no_trigger_no_reference(
+        new_database: Callable[[], Database], tmp_path: Path) -> None:
+    """SQLite rebuilds a table to change it: done naively, that deletes the rows that refer to it, and its triggers."""
+    database = new_database()
+    flask(database, "db", "upgrade")
+    head = database.value("SELECT version_num FROM alembic_version")
+    populate(database)
+    if database.kind == "sqlite":
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE VIRTUAL TABLE completions_fts USING fts5(prompt)")
+            connection.exec_driver_sql("CREATE TRIGGER into_fts AFTER INSERT ON completions "
+                                       "BEGIN INSERT INTO completions_fts(rowid, prompt) VALUES (NEW.id, NEW.prompt); END")
+    before = contents(database)
+    copy = shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
+    (copy / "versions" / "zzzz_later.py").write_text(ANOTHER_MIGRATION.format(head=head))
+    for step in ("upgrade", "downgrade"):
+        flask(database, "db", step, "--directory", str(copy))
+        assert contents(database, without="later") == before, step
+        if database.kind == "sqlite":
+            assert database.value("SELECT count(*) FROM sqlite_master WHERE name = 'into_fts'") == 1, step
+            assert database.rows("PRAGMA foreign_key_check") == []
+            assert "AUTOINCREMENT" in database.value("SELECT sql FROM sqlite_master WHERE name = 'completions'").upper()
+    assert "No new upgrade operations detected" in flask(database, "db", "check")
