@@ -1,0 +1,184 @@
+// The chat page: what is sent, what comes back, and what the reader can do about it.
+import { Answer, ConnectionLost } from "./answer.js";
+import { Follow } from "./follow.js";
+import { announce, enableCopy } from "./page.js";
+import { Turn } from "./turn.js";
+
+const part = (name) => document.querySelector(`[data-part="${name}"]`);
+const main = document.getElementById("main");
+const composer = part("composer");
+const box = composer.elements.prompt;
+const sendButton = part("send");
+const stopButton = part("stop");
+const follow = new Follow(part("jump"));
+let running = null; // the answer that is being written
+
+function start() {
+  const turns = [...document.querySelectorAll(".turn")].map((element) => new Turn(element));
+  composer.addEventListener("submit", onSubmit);
+  box.addEventListener("keydown", onKey);
+  box.addEventListener("input", fitBox);
+  stopButton.addEventListener("click", stop);
+  document.addEventListener("submit", onRegenerate);
+  document.addEventListener("click", onExample);
+  enableCopy((_, button) => button.closest(".turn").turn.text);
+  fitBox();
+  const live = turns.find(({ element }) => element.dataset.status === "in_progress");
+  if (live) {
+    live.progress("Being written");
+    run(live, new Answer({ id: live.completionId }));
+  }
+  if (turns.length && !location.hash) follow.take();
+  if (matchMedia("(pointer: fine)").matches) box.focus({ preventScroll: true });
+}
+
+function onSubmit(event) {
+  event.preventDefault();
+  const prompt = box.value;
+  if (running || !prompt.trim()) return;
+  box.value = "";
+  fitBox();
+  const turn = Turn.blank(prompt);
+  part("turns").append(turn.element);
+  part("turns").querySelector(":scope > .note")?.remove(); // what the page without a script had said
+  const body = { prompt };
+  if (main.dataset.conversationId) body.conversation_id = Number(main.dataset.conversationId);
+  if (composer.elements.model) body.model = composer.elements.model.value;
+  turn.begin();
+  run(turn, new Answer({ body }));
+}
+
+// Enter sends; Shift+Enter breaks the line; the Enter that ends an input method's composition does neither.
+function onKey(event) {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+  event.preventDefault();
+  if (box.value.trim()) composer.requestSubmit();
+}
+
+// For browsers that do not know `field-sizing`. Through the style object, which the content security policy allows.
+function fitBox() {
+  if (CSS.supports("field-sizing", "content")) return;
+  box.style.height = "auto";
+  box.style.height = `${box.scrollHeight}px`;
+}
+
+function onRegenerate(event) {
+  const form = event.target.closest("[data-regenerate]");
+  if (!form) return;
+  event.preventDefault();
+  if (running) return;
+  const turn = form.closest(".turn").turn;
+  turn.begin(true);
+  run(turn, new Answer({ body: { regenerate: turn.completionId } }));
+  stopButton.focus({ preventScroll: true });
+}
+
+function onExample({ target }) {
+  const example = target.closest("[data-example]");
+  if (!example) return;
+  box.value = example.textContent;
+  fitBox();
+  box.focus();
+}
+
+// Reads an answer to its end and shows it in its turn.
+async function run(turn, answer) {
+  setRunning(answer);
+  follow.take();
+  announce("The answer is being written.");
+  try {
+    for await (const { type, data } of answer.read()) {
+      if (type === "created") onCreated(turn, data);
+      else if (type === "delta") onDelta(turn, answer);
+      else if (type === "waiting") turn.progress("The connection was lost; taking it up again");
+      else onEnd(turn, data);
+    }
+  } catch (error) {
+    onBreak(turn, answer, error);
+  }
+  setRunning(null);
+  follow.toEnd();
+}
+
+function setRunning(answer) {
+  const stopHadFocus = document.activeElement === stopButton;
+  running = answer;
+  stopButton.hidden = !answer;
+  stopButton.disabled = false;
+  sendButton.hidden = Boolean(answer);
+  if (!answer && stopHadFocus) sendButton.focus({ preventScroll: true });
+}
+
+function onCreated(turn, { completion_id, conversation_id }) {
+  turn.created(completion_id);
+  if (main.dataset.conversationId) return;
+  main.dataset.conversationId = composer.elements.conversation_id.value = conversation_id;
+  history.replaceState(null, "", `/?conversation=${conversation_id}`);
+  nameConversation(conversation_id, turn.prompt);
+}
+
+// A conversation begins to exist: it gets its place in the list at the side and in the title.
+function nameConversation(id, prompt) {
+  const title = prompt.trim().replace(/\s+/g, " ").slice(0, 80);
+  const link = Object.assign(document.createElement("a"), { href: `/?conversation=${id}`, textContent: title, dir: "auto" });
+  link.setAttribute("aria-current", "page");
+  const item = document.createElement("li");
+  item.append(link);
+  part("conversations").prepend(item);
+  part("no-conversations")?.remove();
+  part("welcome")?.remove();
+  part("title").textContent = title;
+  part("title").hidden = false;
+  document.title = `${title} · llmstream`;
+}
+
+function onDelta(turn, answer) {
+  if (turn.text !== "" || answer.text) turn.progress("Being written");
+  turn.show(answer.text, () => follow.toEnd());
+}
+
+function onEnd(turn, ending) {
+  turn.end(ending);
+  const words = { completed: "The answer is complete.", cancelled: "The answer was stopped." }[ending.status];
+  announce(words ? (ending.finish_reason === "length" ? ending.reason : words) : ""); // the others are alerts of their own
+}
+
+// Neither an ending nor a connection: say what happened, keep the text, offer what can be done.
+function onBreak(turn, answer, error) {
+  announce("");
+  const retry = () => {
+    turn.begin();
+    run(turn, answer);
+  };
+  const edit = () => {
+    box.value = turn.prompt;
+    turn.element.remove();
+    fitBox();
+    box.focus();
+  };
+  const kept = turn.text ? " What came so far is kept." : "";
+  if (error instanceof ConnectionLost) {
+    const detail = answer.id === null ? "Your prompt is not lost." : `The answer may still be being written, and nothing of it is lost.${kept}`;
+    return turn.break("The service cannot be reached.", detail, [], [["Try again", retry]]);
+  }
+  if (!error.status) throw error;
+  const sentences = Object.entries(error.errors).flatMap(([field, list]) => [list].flat().map((sentence) => `${field}: ${sentence}`));
+  const wait = error.retryAfter ? ` Wait ${error.retryAfter} s before you try again.` : "";
+  const choices = [];
+  if (error.status >= 500 || [403, 409, 429].includes(error.status)) choices.push(["Try again", retry]);
+  if (!turn.completionId) choices.push(["Edit the prompt", edit]);
+  turn.break(`${error.title}.`, `${error.message}${wait}${kept}`, sentences, choices);
+}
+
+async function stop() {
+  stopButton.disabled = true;
+  part("turns").lastElementChild.turn?.progress("Stopping");
+  try {
+    await running.stop();
+  } catch {
+    stopButton.disabled = false;
+    announce("The service could not be asked to stop. Try again.");
+  }
+}
+
+start();

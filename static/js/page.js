@@ -1,0 +1,68 @@
+// What every page shares: copying, announcing, local times, and fetching a page again for a part of it.
+document.documentElement.classList.add("js");
+
+// Says it once to a screen reader.
+export function announce(text) {
+  document.getElementById("announcer").textContent = text;
+}
+
+// `textOf(kind, button)` gives what a `data-copy` button copies; a code block's own text needs no help.
+export function enableCopy(textOf) {
+  document.addEventListener("click", async ({ target }) => {
+    const button = target.closest("[data-copy]");
+    if (!button) return;
+    const kind = button.dataset.copy;
+    const text = kind === "code" ? button.closest(".code").querySelector("code").textContent : textOf(kind, button);
+    const done = await copy(text);
+    const label = button.querySelector("span") || button;
+    label.textContent = done ? "Copied" : "Cannot copy";
+    announce(done ? "Copied" : "The browser does not let this page copy");
+    setTimeout(() => (label.textContent = "Copy"), 1600);
+  });
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return copyBySelection(text); // over plain HTTP from another machine there is no clipboard
+  }
+}
+
+function copyBySelection(text) {
+  const area = document.createElement("textarea");
+  area.value = text;
+  area.className = "visually-hidden";
+  const before = document.activeElement;
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  before?.focus({ preventScroll: true });
+  return done;
+}
+
+// Times arrive in UTC and are shown in the reader's own.
+export function localiseTimes(root) {
+  const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
+  const today = new Date().toDateString();
+  for (const element of root.querySelectorAll("time:not([title])")) {
+    const at = new Date(element.dateTime);
+    element.title = element.textContent;
+    element.textContent = at.toDateString() === today ? `Today, ${clock.format(at)}` : day.format(at);
+  }
+}
+
+// The same page as the server would give it now, or null if it does not answer.
+export async function fetchPage() {
+  try {
+    const response = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
+    return response.ok ? new DOMParser().parseFromString(await response.text(), "text/html") : null;
+  } catch {
+    return null;
+  }
+}
+
+localiseTimes(document);
