@@ -1,0 +1,99 @@
+"""The chat page. With JavaScript it talks to `/stream`; without, the same form is answered by a page that streams."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+from flask import Blueprint, Response, current_app, redirect, render_template, request, stream_template
+from gevent import with_timeout
+from marshmallow import EXCLUDE, Schema, ValidationError, validate
+from sqlalchemy import update
+from werkzeug.exceptions import HTTPException
+
+from .ask import Asked, ask, find, follow, generation
+from .delivery import bound_slow_reader, noted
+from .endings import Ending
+from .errors import Unprocessable
+from .generation import tail
+from .models import Completion, Conversation, db, turns
+from .schemas import BIGGEST_ID, Digits, KeySchema, PromptSchema
+
+bp = Blueprint("chat", __name__)
+STREAM_HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+AnId = Digits(validate=validate.Range(1, BIGGEST_ID))
+FormSchema = Schema.from_dict({name: AnId for name in ("conversation", "conversation_id", "regenerate", "stop")})
+
+
+@bp.get("/")
+def index() -> str:
+    return render_template("chat.html", **context(ids_in(request.args).get("conversation")))
+
+
+@bp.post("/")
+def send() -> Any:
+    ids = ids_in(request.form)
+    if "stop" in ids:
+        return stop(find(Completion, ids["stop"]))
+    form = {name: value.replace("\r\n", "\n") for name, value in request.form.items() if value and name not in ids}
+    key = form.pop("idempotency_key", None)
+    try:
+        KeySchema().load({"Idempotency-Key": key} if key else {})
+        asked = ask(PromptSchema().load(form | ids), "chat", key)
+    except (ValidationError, HTTPException) as error:
+        return refused(error, ids.get("conversation_id"), form.get("prompt", ""))
+    page = context(asked.transcript.conversation_id, live=Live(asked))
+    db.session.remove()  # what the page shows is loaded; no connection is held while the answer is awaited
+    bound_slow_reader(request.environ.get("gunicorn.socket"))
+    return Response(stream_template("chat.html", **page), mimetype="text/html", headers=STREAM_HEADERS)
+
+
+def ids_in(given: Any) -> dict[str, int]:
+    return FormSchema().load({name: value for name, value in given.items() if value}, unknown=EXCLUDE)
+
+
+def stop(completion: Completion) -> Any:
+    back, transcript = f"/?conversation={completion.conversation_id}", follow(completion.id)
+    running = (Completion.id == completion.id) & (Completion.status == "in_progress")
+    db.session.execute(update(Completion).where(running).values(stop_requested=True))
+    db.session.commit()
+    generation().stop(completion.id)
+    with_timeout(1, deque, tail(transcript), 0, timeout_value=None)  # until it has ended, if that is soon
+    return redirect(back, 303)
+
+
+def refused(error: Any, conversation_id: int | None, prompt: str) -> tuple[str, int]:
+    """The same page again, with the reason in words and the prompt still in its box."""
+    if isinstance(error, ValidationError):
+        error = Unprocessable(error.normalized_messages())
+    return render_template("chat.html", **context(conversation_id, failure=error, prompt=prompt)), error.code
+
+
+def context(conversation_id: int | None, **more: Any) -> dict[str, Any]:
+    """What chat.html shows: the conversation by turns, those at the side, and what the form offers."""
+    completions = Completion.of_conversation(conversation_id) if conversation_id else []
+    return {
+        "conversation": find(Conversation, conversation_id) if conversation_id else None,
+        "turns": turns(completions),
+        "conversations": Conversation.recent(50),
+        "models": current_app.config["LLMSTREAM_MODELS"],
+        "new_key": lambda: secrets.token_urlsafe(16),
+        **more,
+    }
+
+
+class Live:
+    """An answer for a page that streams: the template writes its pieces, then asks how it ended."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.ending: Ending | None = None
+        self.transcript, pieces = asked.transcript, tail(asked.transcript)
+        self._pieces = noted(pieces, self.transcript, generation().recorder) if asked.is_new else pieces
+
+    @property
+    def pieces(self) -> Iterator[bytes]:
+        with closing(self._pieces):
+            self.ending = yield from self._pieces
