@@ -4,12 +4,17 @@ from gevent import monkey
 
 monkey.patch_all()  # before all other imports: psycopg decides on import whether its waits give way to other greenlets
 
+import signal
+import sys
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not on a reload, when the signals are gunicorn's
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # Ctrl-C while it starts: no traceback
+
 import os
 import resource
 import secrets
 import socket
 import subprocess
-import sys
 from typing import Any
 
 import gevent
@@ -47,7 +52,7 @@ bind = address
 workers = settings["WEB_CONCURRENCY"]
 worker_class = "gevent"
 worker_connections = 10_000
-keepalive = 5  # 0 would switch off the time limit for headers, too
+keepalive = 2  # s, for headers too (0 would lift that limit); an idle connection holds up a stop for so long
 timeout = 30  # a worker whose hub is blocked for so long is killed; streams may last longer
 graceful_timeout = 30
 forwarded_allow_ips = ""  # nobody's X-Forwarded-Proto or SCRIPT_NAME is believed
@@ -68,12 +73,9 @@ def on_starting(server: Any) -> None:
         os.environ.update(LLMSTREAM_LOCAL_MODEL_PORT=str(port), LLMSTREAM_LOCAL_MODEL_KEY=key)  # for the workers
         local_model.start(settings["LLMSTREAM_MODEL"], port, key)
     say("preparing the database")
-    try:
-        prepared = subprocess.run([sys.executable, "-m", "flask", "--app", "wsgi", "prepare"]).returncode == 0
-        ready = prepared and (not settings["BUNDLED"] or local_model.wait_until_ready(MODEL_START_S))
-    except KeyboardInterrupt:
-        ready = False
-    if not ready:
+    prepare = [sys.executable, "-m", "flask", "--app", "wsgi", "prepare"]
+    prepared = subprocess.run(prepare, start_new_session=True).returncode == 0
+    if not prepared or (settings["BUNDLED"] and not local_model.wait_until_ready(MODEL_START_S)):
         sys.exit(1)  # whoever failed has said why; the model ends with this process
 
 
@@ -82,7 +84,8 @@ def refuse_taken_port() -> None:
         family = socket.AF_INET6 if ipv6 else socket.AF_INET
         socket.create_server((settings["HOST"], settings["PORT"]), family=family).close()
     except OSError as error:
-        fail(f"{address} cannot be used ({error.strerror}): set PORT to a free one, as in `make run PORT=8001`.")
+        why = os.strerror(error.errno or 0)
+        fail(f"{address} cannot be used ({why}): set PORT to a free one, as in `make run PORT=8001`.")
 
 
 def post_worker_init(worker: Any) -> None:
@@ -91,7 +94,8 @@ def post_worker_init(worker: Any) -> None:
     assert not waiting or waiting.wait is not getattr(waiting, "wait_c", 0), "psycopg was imported before patch_all()"
     worker.wsgi.extensions["generation"].begin_work()
     drainer = gevent.spawn(drain_when_told, worker)
-    if worker.age == 1:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the master, too, and it tells us
+    if worker.age == workers:  # the last one of the first set
         say_ready()
 
 
@@ -118,7 +122,8 @@ def drain(worker: Any, seconds: float) -> None:
 
 def worker_int(worker: Any) -> None:
     """Ctrl-C: what runs is finalised at once."""
-    drain(worker, 1)
+    if drainer:
+        drain(worker, 1)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

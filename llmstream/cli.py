@@ -10,7 +10,7 @@ from flask import current_app
 from flask.cli import with_appcontext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from llmstream.config import describe_database
+from llmstream.config import PROJECT, describe_database
 from llmstream.extensions import db
 
 
@@ -26,10 +26,10 @@ def prepare() -> None:
     except (SQLAlchemyError, OSError) as error:
         fail(f"The {database} cannot be opened ({reason(error)}): make it available, or correct DATABASE_URL.")
     try:
-        command.upgrade(current_app.extensions["migrate"].migrate.get_config(), "head")
+        command.upgrade(current_app.extensions["migrate"].migrate.get_config(str(PROJECT / "migrations")), "head")
     except CommandError as error:
         fail(f"The {database} is from another version of llmstream ({error}): run that one, or set DATABASE_URL anew.")
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, RuntimeError) as error:
         fail(f"The tables of the {database} cannot be brought up to date ({reason(error)}): put that right first.")
 
 
