@@ -87,7 +87,8 @@ def test_a_reload_keeps_the_model_a_dead_one_is_replaced_and_the_end_lets_answer
     assert port == {connection.laddr.port for connection in second.net_connections() if connection.status == "LISTEN"}
     assert "The model stopped (SIGKILL); starting it again." in service.log()
 
-    with service.client.call("POST", "/stream", json=PROMPT | {"max_tokens": 120}, stream=True) as answer:
+    with service.client.call("POST", "/stream", json=PROMPT | {"max_tokens": 120},
+                             headers={"Connection": "close"}, stream=True) as answer:
         pieces = answer.iter_content(None)
         next(pieces)
         service.process.terminate()
