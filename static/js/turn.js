@@ -114,7 +114,7 @@ export class Turn {
     const kind = status === "completed" ? "length" : status;
     const note = document.querySelector("#note-templates").content.querySelector(`[data-kind="${kind}"]`).cloneNode(true);
     note.querySelector('[data-part="reason"]').textContent = status === "cancelled" ? "" : reason;
-    note.querySelector('[data-part="kept"]')?.toggleAttribute("hidden", !this.text);
+    if (!this.text) note.querySelector('[data-part="kept"]')?.remove();
     if (status !== "completed") {
       const again = this.element.querySelector(".actions [data-regenerate]").cloneNode(true);
       const button = again.querySelector("button");

@@ -1,0 +1,105 @@
+"""The history in the browser: the list, one completion with all about it, and both live."""
+from typing import Any
+
+import pytest
+
+from tests.client import Client
+from tests.exchange import Gate
+from tests.pages.chat import SQLITE, expect
+from tests.service import Service
+from tests.steps import answer, close, delta, done, finish, status, wait_for
+from tests.upstream import Upstream
+
+pytestmark = pytest.mark.parametrize(*SQLITE, indirect=True)
+
+
+def test_the_list_shows_each_with_its_status_in_words(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
+    good = client.stream_text(upstream.script(answer("All well.")).prompt)
+    good.text()
+    bad = client.stream_text(upstream.script(delta("half"), close()).prompt)
+    bad.rest()
+    client.ask(upstream.script(status(500)).prompt)
+    page.goto(service.url + "/history")
+    rows = page.locator(".row")
+    expect(rows.nth(0)).to_contain_text("No text came. The model's server reported an error.")
+    expect(rows.nth(1).locator(".badge")).to_have_text("Failed")
+    expect(rows.nth(2).locator(".badge")).to_have_text("Completed")
+    expect(rows.nth(2)).to_contain_text("7 tokens")
+    rows.nth(2).get_by_role("link").click()
+    expect(page).to_have_url(f"{service.url}/history/{good.completion_id}")
+
+
+def test_the_pages_lead_from_the_newest_to_the_older(page: Any, service: Service, client: Client) -> None:
+    for _ in range(3):
+        client.stream_text("Hello").text()
+    page.goto(service.url + "/history?limit=2")
+    expect(page.locator(".row")).to_have_count(2)
+    first = page.locator(".row").first.get_attribute("id")
+    page.get_by_role("link", name="Older").click()
+    expect(page.locator(f"#{first}")).to_have_count(0)
+    page.get_by_role("link", name="Newest").click()
+    expect(page.locator(f"#{first}")).to_have_count(1)
+
+
+def test_an_empty_history_says_why_and_what_to_do(page: Any, start: Any) -> None:
+    service = start(WEB_CONCURRENCY=1)
+    page.goto(service.url + "/history")
+    expect(page.get_by_role("heading", name="Nothing here yet")).to_be_visible()
+    page.get_by_role("link", name="Send the first prompt").click()
+    expect(page.get_by_label("Your prompt")).to_be_visible()
+
+
+def test_a_live_one_is_shown_live_in_the_list(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
+    gates = [Gate(), Gate()]
+    script = upstream.script(delta("first "), wait_for(gates[0]), delta("second"), wait_for(gates[1]), finish(), done())
+    stream = client.stream_text(script.prompt)
+    page.goto(service.url + "/history")
+    row = page.locator(f"#completion-{stream.completion_id}")
+    expect(row.locator(".badge")).to_have_text("Being written")
+    row.get_by_role("link").focus()
+    gates[0].open()
+    expect(row.locator(".row-text")).to_have_text("first second")
+    gates[1].open()
+    expect(row.locator(".badge")).to_have_text("Completed")
+    expect(row.get_by_role("link")).to_be_focused()
+
+
+def test_one_completion_shows_all_about_it(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
+    first = client.stream_text(upstream.script(answer("**Bold** words")).prompt, temperature=0.5)
+    first.text()
+    client.stream_text(upstream.script(answer("Second.")).prompt, conversation_id=first.conversation_id).text()
+    page.goto(f"{service.url}/history/{first.completion_id}")
+    shown = page.locator('[data-part="answer"]')
+    expect(shown.locator("strong")).to_have_text("Bold")
+    page.get_by_role("button", name="Raw").click()
+    expect(shown).to_have_text("**Bold** words")
+    page.get_by_role("button", name="Rendered").click()
+    expect(shown.locator("strong")).to_have_text("Bold")
+    facts = page.locator(".facts")
+    known = {"Temperature": "0.5", "Input tokens": "11", "Client": "python-requests", "Came through": "the API"}
+    missing = {"Longest answer": "not set", "System message": "none was sent"}
+    for label, value in (known | missing).items():
+        expect(facts.locator(".fact", has=page.get_by_text(label, exact=True))).to_contain_text(value)
+    empty = facts.locator("dd").evaluate_all("found => found.filter(dd => !dd.textContent.trim()).length")
+    assert empty == 0, "what is empty says why"
+    expect(page.locator(".row")).to_have_count(2)
+    expect(page.locator(".row[aria-current]")).to_contain_text("This one")
+
+
+def test_a_live_one_is_shown_live_on_its_own_page(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
+    gate = Gate()
+    stream = client.stream_text(upstream.script(delta("first "), wait_for(gate), delta("second"), finish(), done()).prompt)
+    page.goto(f"{service.url}/history/{stream.completion_id}")
+    expect(page.locator('[data-part="answer"]')).to_have_text("first")
+    expect(page.locator(".page-head .badge")).to_have_text("Being written")
+    gate.open()
+    expect(page.locator('[data-part="answer"]')).to_have_text("first second")
+    expect(page.locator(".page-head .badge")).to_have_text("Completed")
+    expect(page.locator(".facts")).to_contain_text("7")
+
+
+def test_a_failed_one_without_text_says_so(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
+    refused = client.ask(upstream.script(status(401)).prompt)
+    page.goto(f"{service.url}/history/{refused.headers['Completion-Id']}")
+    expect(page.locator('[data-refresh="empty"]')).to_contain_text("No text came.")
+    expect(page.locator(".facts")).to_contain_text("not counted by the model's server")
