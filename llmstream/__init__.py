@@ -1,0 +1,34 @@
+"""llmstream: streams the answers of a language model, and keeps every one of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from flask import Flask
+
+
+def create_app(environ: Mapping[str, str] | None = None) -> Flask:
+    """The application, configured by environment variables. Raises config.ConfigError with a sentence that says what to do."""
+    from . import accounts, auth, chat, cli, config, errors, history, stream  # noqa: F401  (accounts: tables of later features)
+    from .extensions import db, engine_options, migrate
+    from .generation import Generation
+
+    app = Flask(__name__, template_folder="../templates", static_folder="../static")
+    app.config.update(config.load(os.environ if environ is None else environ))
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(app.config["SQLALCHEMY_DATABASE_URI"])
+    app.config["MAX_CONTENT_LENGTH"] = app.config["LLMSTREAM_MAX_BODY_BYTES"]
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+
+    db.init_app(app)
+    migrate.init_app(app, db)
+    with app.app_context():
+        app.extensions["generation"] = Generation(db.engine, app.config)
+
+    errors.init_app(app)
+    auth.init_app(app)
+    app.cli.add_command(cli.prepare)
+
+    for feature in (chat, history, stream):
+        app.register_blueprint(feature.bp)
+    return app

@@ -1,0 +1,97 @@
+"""Tables that are created with the first migration and filled by later features: reviews, users, keys, the audit trail."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from .extensions import db
+from .models import KEEP_IDS, Json, moment, now, primary_key, reference
+
+
+class Review(db.Model):  # type: ignore[name-defined]
+    """One judgement of one answer. Append-only: a later one stands beside it, never over it."""
+
+    __tablename__ = "reviews"
+    id: Mapped[int] = primary_key()
+    completion_id: Mapped[int] = reference("completions.id", index=True)
+    reviewer: Mapped[str] = mapped_column(Text)
+    role: Mapped[str] = mapped_column(Text)  # 'reviewer', or 'user' for a thumb from the chat page
+    rating: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    note: Mapped[str | None] = mapped_column(Text)
+    correction: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = moment(default=now)
+    __table_args__ = (KEEP_IDS,)
+
+
+class Tag(db.Model):  # type: ignore[name-defined]
+    __tablename__ = "tags"
+    completion_id: Mapped[int] = reference("completions.id", primary_key=True)
+    name: Mapped[str] = mapped_column(Text, primary_key=True, index=True)
+    tagged_by: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = moment(default=now)
+
+
+class SavedView(db.Model):  # type: ignore[name-defined]
+    """A filter of the history: a URL with a name."""
+
+    __tablename__ = "saved_views"
+    id: Mapped[int] = primary_key()
+    owner: Mapped[str] = mapped_column(Text, index=True)
+    name: Mapped[str] = mapped_column(Text)
+    query: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = moment(default=now)
+    __table_args__ = (KEEP_IDS,)
+
+
+class User(db.Model):  # type: ignore[name-defined]
+    __tablename__ = "users"
+    id: Mapped[int] = primary_key()
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    role: Mapped[str] = mapped_column(Text)  # 'user', 'reviewer' or 'admin'
+    password_hash: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = moment(default=now)
+    disabled_at: Mapped[datetime | None] = moment()
+    __table_args__ = (KEEP_IDS,)
+
+
+class ApiKey(db.Model):  # type: ignore[name-defined]
+    __tablename__ = "api_keys"
+    id: Mapped[int] = primary_key()
+    user_id: Mapped[int] = reference("users.id", index=True)
+    name: Mapped[str] = mapped_column(Text)
+    key_hash: Mapped[str] = mapped_column(Text, unique=True)
+    scopes: Mapped[list[str] | None] = mapped_column(Json)
+    created_at: Mapped[datetime] = moment(default=now)
+    expires_at: Mapped[datetime | None] = moment()
+    revoked_at: Mapped[datetime | None] = moment()
+    last_used_at: Mapped[datetime | None] = moment()
+    __table_args__ = (KEEP_IDS,)
+
+
+class Session(db.Model):  # type: ignore[name-defined]
+    __tablename__ = "sessions"
+    id_hash: Mapped[str] = mapped_column(Text, primary_key=True)
+    user_id: Mapped[int] = reference("users.id", index=True)
+    created_at: Mapped[datetime] = moment(default=now)
+    expires_at: Mapped[datetime] = moment()
+    revoked_at: Mapped[datetime | None] = moment()
+    remote_addr: Mapped[str | None] = mapped_column(Text)
+
+
+class Audit(db.Model):  # type: ignore[name-defined]
+    """Who did what: logins, keys, exports, deletions."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = primary_key()
+    at: Mapped[datetime] = moment(default=now, index=True)
+    actor: Mapped[str] = mapped_column(Text)
+    action: Mapped[str] = mapped_column(Text)
+    target: Mapped[str | None] = mapped_column(Text)
+    remote_addr: Mapped[str | None] = mapped_column(Text)
+    details: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    __table_args__ = (KEEP_IDS,)

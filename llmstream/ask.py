@@ -1,0 +1,108 @@
+"""From a validated request to an answer that is being written: what every way of asking (`/stream`, the form) has in common."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from typing import Any, NamedTuple
+
+from flask import abort, current_app, request
+
+from .context import context_for
+from .errors import Unprocessable, conversation_busy, not_stored
+from .generation import Generation
+from .models import Completion, Conversation, db, now, turns
+from .recorder import NotStored, Taken
+from .transcript import Transcript
+
+OWNER = "local"  # until there is a login
+
+
+class Asked(NamedTuple):
+    """The transcript of the answer; `is_new` is False where an Idempotency-Key brought back an earlier one."""
+
+    transcript: Transcript
+    is_new: bool
+
+
+def generation() -> Generation:
+    return current_app.extensions["generation"]
+
+
+def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
+    """Store the prompt and start its answer. Aborts with 404, 409, 422 or 503."""
+    body_hash = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    if key and (earlier := Completion.by_key(OWNER, key)):
+        return repeat(earlier.id, earlier.body_hash, body_hash)
+    row, messages = prepare(fields)
+    row |= {
+        "owner": OWNER,
+        "source": source,
+        "remote_addr": request.remote_addr,
+        "client_name": str(request.user_agent)[:200] or None,
+        "idempotency_key": key or secrets.token_urlsafe(16),
+        "body_hash": body_hash,
+        "created_at": now(),
+    }
+    db.session.remove()  # no connection is held while the answer is awaited
+    try:
+        return Asked(generation().start(row, messages, row["parameters"]), True)
+    except NotStored:
+        raise not_stored() from None
+    except Taken as taken:
+        if taken.existing is None:
+            raise conversation_busy() from None
+        return repeat(taken.existing.id, taken.existing.body_hash, body_hash)
+
+
+def repeat(completion_id: int, its_hash: str, body_hash: str) -> Asked:
+    if its_hash != body_hash:
+        raise Unprocessable({"Idempotency-Key": ["Was used before with another body."]})
+    db.session.remove()
+    return Asked(follow(completion_id), False)
+
+
+def follow(completion_id: int) -> Transcript:
+    """The transcript of this completion, or 404."""
+    return generation().follow(completion_id) or abort(404, f"There is no completion {completion_id}.")
+
+
+def prepare(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """The row and the messages of a prompt: what it continues, what it repeats, what still fits."""
+    config = current_app.config
+    again = find(Completion, fields["regenerate"]) if "regenerate" in fields else None
+    conversation = again.conversation_id if again else fields.get("conversation_id")
+    if conversation:
+        find(Conversation, conversation)
+    past = list(Completion.of_conversation(conversation)) if conversation else []
+    if any(completion.status == "in_progress" for completion in past):
+        raise conversation_busy()
+    earlier = turns(past)
+    if again:
+        earlier = earlier[: next(i for i, versions in enumerate(earlier) if again in versions)]
+    model = fields.get("model", again.request_model if again else config["LLMSTREAM_MODEL"])
+    if model not in config["LLMSTREAM_MODELS"]:
+        raise Unprocessable({"model": [f"Must be one of: {', '.join(config['LLMSTREAM_MODELS'])}."]})
+    prompt = again.prompt if again else fields["prompt"]
+    system = fields.get("system", past[-1].system if past else None)
+    given = {name: fields[name] for name in ("temperature", "max_tokens") if name in fields}
+    parameters = {**(again.parameters if again else {}), **given}
+    messages, dropped = context_for(
+        prompt, system, earlier, config["LLMSTREAM_CONTEXT_TOKENS"], parameters.get("max_tokens")
+    )
+    row = {
+        "conversation_id": conversation,
+        "prompt": prompt,
+        "system": system,
+        "parameters": parameters,
+        "request_model": model,
+        "provider_name": generation().upstream.name,
+        "dropped_turns": dropped,
+        "regenerated_from": again.id if again else None,
+    }
+    return row, messages
+
+
+def find(model: Any, key: int) -> Any:
+    return db.session.get(model, key) or abort(404, f"There is no {model.__name__.lower()} {key}.")

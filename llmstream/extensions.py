@@ -1,0 +1,192 @@
+"""The Flask extensions, and what makes SQLite safe under gevent: its calls run in native threads, off the hub.
+
+SQLite waits for locks and disks in C, where gevent cannot switch; on the hub that would freeze every stream of the worker.
+So each call of the driver runs in a thread pool while its greenlet waits (docs/decisions/0004-sqlite-off-the-hub.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
+
+import gevent
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+from gevent import monkey
+from gevent.threadpool import ThreadPool
+from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from .config import ConfigError
+
+try:
+    import pysqlite3 as sqlite  # type: ignore[import-untyped]  # bundles a SQLite without the WAL-reset bug
+except ImportError:
+    import sqlite3 as sqlite
+
+SAFE_SQLITE = (3, 51, 3)  # older ones can corrupt a WAL database: sqlite.org/wal.html#walresetbug
+BUSY_TIMEOUT_MS = 250  # how long one call may hold a thread while another process has the lock
+BUSY_RETRY_S = 3.0  # how long a request tries again after that
+COMMIT_LIMIT_S = 5.0  # a transaction that takes longer is given up, and its connection with it
+
+T = TypeVar("T")
+NAMES = {
+    "ix": "ix_%(column_0_N_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+db = SQLAlchemy(metadata=MetaData(naming_convention=NAMES))
+migrate = Migrate(render_as_batch=True)
+
+
+def engine_options(url: str) -> dict[str, Any]:
+    """`create_engine` arguments for this database. Raises ConfigError where SQLite is too old to be safe."""
+    if not make_url(url).drivername.startswith("sqlite"):
+        timeouts = "-c statement_timeout=5000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=10000"
+        return {
+            "pool_pre_ping": True,
+            "pool_size": 10,
+            "pool_timeout": 5,
+            "connect_args": {"connect_timeout": 3, "options": timeouts, "application_name": "llmstream"},
+        }
+    if sqlite.sqlite_version_info < SAFE_SQLITE:
+        raise ConfigError(
+            f"SQLite {sqlite.sqlite_version} can corrupt its file. Install pysqlite3, or set DATABASE_URL to PostgreSQL."
+        )
+    arguments = {"factory": OffHubConnection, "isolation_level": "IMMEDIATE", "check_same_thread": False}
+    return {"module": sqlite, "pool_size": 10, "pool_timeout": 5, "connect_args": arguments}
+
+
+@event.listens_for(Engine, "connect")
+def set_pragmas(connection: Any, _record: Any) -> None:
+    if isinstance(connection, sqlite.Connection):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+
+
+class OffHubCursor(sqlite.Cursor):
+    def execute(self, *arguments: Any) -> Any:
+        """Run one statement; where another process holds the write lock, try again without holding a thread."""
+        give_up = time.monotonic() + BUSY_RETRY_S
+        while True:
+            try:
+                return off_hub(self.connection, super().execute, *arguments)
+            except sqlite.OperationalError as error:
+                retry = "locked" in str(error) and not self.connection.in_transaction and not _in_thread()
+                if not retry or time.monotonic() > give_up:
+                    raise
+            gevent.sleep(0.02)
+
+    def executemany(self, *arguments: Any) -> Any:
+        return off_hub(self.connection, super().executemany, *arguments)
+
+    def fetchone(self) -> Any:
+        return off_hub(self.connection, super().fetchone)
+
+    def fetchmany(self, *arguments: Any) -> Any:
+        return off_hub(self.connection, super().fetchmany, *arguments)
+
+    def fetchall(self) -> Any:
+        return off_hub(self.connection, super().fetchall)
+
+
+class OffHubConnection(sqlite.Connection):
+    def cursor(self, factory: Any = OffHubCursor) -> Any:
+        return super().cursor(factory)
+
+    def execute(self, *arguments: Any) -> Any:
+        return self.cursor().execute(*arguments)
+
+    def commit(self) -> None:
+        off_hub(self, super().commit)
+
+    def rollback(self) -> None:
+        if self.in_transaction:
+            off_hub(self, super().rollback)
+
+
+def off_hub(connection: Any, call: Callable[..., T], *arguments: Any) -> T:
+    """Run `call` in a native thread while this greenlet waits; at once where there is no hub to protect.
+
+    A deadline that strikes meanwhile interrupts the connection and waits for its thread before it goes on: no connection is
+    ever on two threads.
+    """
+    if _in_thread() or not monkey.is_module_patched("socket"):
+        return call(*arguments)
+    result = _pool().spawn(_attempt, call, arguments)
+    try:
+        outcome = result.get()
+    except BaseException:
+        connection.interrupt()
+        while not result.ready():
+            with suppress(BaseException):  # a second deadline changes nothing: the thread still has the connection
+                result.wait()
+        raise
+    if isinstance(outcome, Raised):
+        raise outcome.error
+    return outcome
+
+
+class Raised(NamedTuple):
+    """An exception as a value: gevent's pool prints a traceback for each one that is raised in it."""
+
+    error: BaseException
+
+
+def _attempt(call: Callable[..., T], arguments: tuple[Any, ...]) -> T | Raised:
+    _thread.inside = True
+    try:
+        return call(*arguments)
+    except BaseException as error:
+        return Raised(error)
+
+
+_thread = monkey.get_original("threading", "local")()
+_pools: dict[int, ThreadPool] = {}
+
+
+def _in_thread() -> bool:
+    return getattr(_thread, "inside", False)
+
+
+def _pool() -> ThreadPool:
+    """This process's own pool, of its own: gevent's default one also resolves host names."""
+    hub = gevent.get_hub()
+    return _pools.get(id(hub)) or _pools.setdefault(id(hub), ThreadPool(8, hub=hub))
+
+
+def transact(connection: Connection, work: Callable[[Connection], T]) -> T:
+    """Run `work` in one write transaction, on SQLite in a single visit of a thread. After any error `connection` is unusable.
+
+    Raises what the database raises, and OperationalError after COMMIT_LIMIT_S.
+    """
+
+    def transaction() -> T:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # else a read that turns to writing fails at once
+        value = work(connection)
+        connection.commit()
+        return value
+
+    try:
+        if connection.dialect.name == "sqlite":
+            return off_hub(connection.connection.driver_connection, transaction)
+        with gevent.Timeout(COMMIT_LIMIT_S, TimeoutError(f"The database did not answer for {COMMIT_LIMIT_S:g} s.")):
+            return transaction()
+    except BaseException:
+        connection.invalidate()
+        raise
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same write may succeed later: the database is locked, full, away or slow, and not at odds with the data."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeout | TimeoutError | OSError)

@@ -1,0 +1,117 @@
+"""Who is alive: each worker raises its beat, and ends the rows of a worker whose beat stands still.
+
+A worker is gone when its beat was the same in six readings in a row, one a second, each of them after the reader committed a
+beat of its own. Clocks play no part, and time in which the database stands still does not count: then nobody reads.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+import gevent
+from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, select, update
+
+from .endings import broken
+from .extensions import is_passing, transact
+from .models import Chunk, Completion, Worker, now
+from .recorder import Recorder
+from .storage import be_known
+
+log = logging.getLogger(__name__)
+BEAT_S = 1.0
+GONE_AFTER = 6  # readings
+SWEEP_AFTER_S = 15  # a begin that nobody waits for any more has either landed by then or never will
+
+completions = Completion.__table__
+chunks = Chunk.__table__
+workers = Worker.__table__
+Identity = tuple[str, int]  # (worker_id, epoch)
+
+
+class Heartbeat:
+    def __init__(self, engine: Engine, recorder: Recorder) -> None:
+        self.engine = engine
+        self.recorder = recorder
+        self._seen: dict[Identity, tuple[int, int]] = {}  # a worker: its beat, and in how many readings it was the same
+        self._greenlet: gevent.Greenlet | None = None
+
+    def start(self) -> None:
+        self._greenlet = self._greenlet or gevent.spawn(self._run)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.beat()
+            except Exception as error:
+                log.warning("the heartbeat could not be stored: %s", error, exc_info=not is_passing(error))
+            gevent.sleep(BEAT_S)
+
+    def beat(self) -> None:
+        """Raise our beat, read the others', end the rows of those that are gone."""
+        with self.engine.connect() as connection:
+            others = transact(connection, self._raise_and_read)
+            gone = self._observe(others)
+            orphans = transact(connection, lambda c: self._bury(c, gone))
+        for worker in gone:
+            log.warning("worker %s is gone", worker[0])
+        if orphans:
+            log.warning("%d answers were left behind by workers that are gone", orphans)
+
+    def _raise_and_read(self, connection: Connection) -> dict[Identity, int]:
+        be_known(connection, self.recorder.me)  # at first, and again where we were given up for dead
+        connection.execute(update(workers).where(_is(self.recorder.me)).values(beat=workers.c.beat + 1))
+        everyone = connection.execute(select(workers).where(~_is(self.recorder.me)))
+        return {(row.id, row.epoch): row.beat for row in everyone}
+
+    def _observe(self, others: dict[Identity, int]) -> dict[Identity, int]:
+        """The workers that are gone, with the beat at which they stood still."""
+        seen = {}
+        for worker, beat in others.items():
+            last, still = self._seen.get(worker, (None, 0))
+            seen[worker] = (beat, still + 1 if beat == last else 0)
+        self._seen = seen
+        return {worker: beat for worker, (beat, still) in seen.items() if still >= GONE_AFTER}
+
+    def _bury(self, connection: Connection, gone: dict[Identity, int]) -> int:
+        """Strike out workers that still have not moved, and end every row whose worker is not there. How many rows ended."""
+        for worker, beat in gone.items():
+            connection.execute(delete(workers).where(_is(worker), workers.c.beat == beat))
+        its_worker = (workers.c.id == completions.c.worker_id) & (workers.c.epoch == completions.c.epoch)
+        left = (completions.c.status == "in_progress") & ~exists().where(its_worker)
+        orphans = connection.scalars(select(completions.c.id).where(left).with_for_update()).all()
+        for completion_id in orphans:
+            end_orphan(connection, completion_id)
+        self._sweep(connection)
+        return len(orphans)
+
+    def _sweep(self, connection: Connection) -> None:
+        """Our rows that we do not know: begins that were given up and landed all the same."""
+        old = completions.c.created_at < now() - timedelta(seconds=SWEEP_AFTER_S)
+        live = completions.c.status == "in_progress"
+        ours = (completions.c.worker_id == self.recorder.me[0]) & (completions.c.epoch == self.recorder.me[1])
+        for completion_id in connection.scalars(select(completions.c.id).where(live, ours, old)).all():
+            if completion_id not in self.recorder.live:
+                end_orphan(connection, completion_id, "not_started")
+
+    def stop(self) -> None:
+        """Strike ourselves out, so that whatever we leave is ended at once by the next."""
+        if self._greenlet:
+            self._greenlet.kill()
+        with self.engine.connect() as connection:
+            transact(connection, lambda c: c.execute(delete(workers).where(_is(self.recorder.me))))
+
+
+def _is(worker: Identity) -> ColumnElement[bool]:
+    return (workers.c.id == worker[0]) & (workers.c.epoch == worker[1])
+
+
+def end_orphan(connection: Connection, completion_id: int, error_type: str = "worker_lost") -> None:
+    """End a row that nobody writes any more with the text that its chunks hold."""
+    query = select(chunks.c.text).where(chunks.c.completion_id == completion_id).order_by(chunks.c.start)
+    text = "".join(connection.scalars(query))
+    kept = f"{len(text):,} characters were kept." if text else "No text had been stored."
+    ending = broken(error_type, kept if error_type == "worker_lost" else "")
+    row = {**ending._asdict(), "response": text}
+    connection.execute(update(completions).where(completions.c.id == completion_id).values(row))
+    connection.execute(delete(chunks).where(chunks.c.completion_id == completion_id))

@@ -1,0 +1,182 @@
+"""The tables: columns, named queries, verbs. Every column that the design knows is here from the first migration on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, Text, TypeDecorator, select, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from .endings import Ending
+from .extensions import db
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+ID = f"int(max={2**63 - 1})"  # an id in a URL
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A moment, always in UTC. SQLite keeps no zone, so it is put back on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+Id = BigInteger().with_variant(Integer, "sqlite")
+Json = JSON(none_as_null=True)
+KEEP_IDS = {"sqlite_autoincrement": True}  # an id is never given twice, else an old link shows a new row
+
+
+def primary_key() -> Mapped[int]:
+    return mapped_column(Id, primary_key=True)
+
+
+def reference(column: str, ondelete: str = "CASCADE", **options: Any) -> Mapped[Any]:
+    return mapped_column(Id, ForeignKey(column, ondelete=ondelete), **options)
+
+
+def moment(**options: Any) -> Mapped[Any]:
+    return mapped_column(UTCDateTime, **options)
+
+
+class Conversation(db.Model):  # type: ignore[name-defined]
+    __tablename__ = "conversations"
+    id: Mapped[int] = primary_key()
+    owner: Mapped[str] = mapped_column(Text, index=True)
+    title: Mapped[str] = mapped_column(Text)  # the beginning of its first prompt
+    created_at: Mapped[datetime] = moment(default=now)
+    __table_args__ = (KEEP_IDS,)
+
+    @classmethod
+    def recent(cls, limit: int) -> Sequence[Conversation]:
+        return db.session.scalars(select(cls).order_by(cls.id.desc()).limit(limit)).all()
+
+
+class Completion(db.Model):  # type: ignore[name-defined]
+    """One prompt and its answer. What each column means to a reader stands in docs/api.md."""
+
+    __tablename__ = "completions"
+    id: Mapped[int] = primary_key()
+    conversation_id: Mapped[int] = reference("conversations.id")
+    owner: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text)  # 'chat' or 'api'
+    remote_addr: Mapped[str | None] = mapped_column(Text)
+    client_name: Mapped[str | None] = mapped_column(Text)
+    prompt: Mapped[str] = mapped_column(Text)
+    messages: Mapped[list[dict[str, str]] | None] = mapped_column(Json)  # only where a client sent its own
+    system: Mapped[str | None] = mapped_column(Text)
+    parameters: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    request_model: Mapped[str] = mapped_column(Text)
+    response_model: Mapped[str | None] = mapped_column(Text)
+    provider_name: Mapped[str] = mapped_column(Text)
+    response: Mapped[str] = mapped_column(Text, default="")  # empty while in progress: the text is in `chunks`
+    status: Mapped[str] = mapped_column(Text, default="in_progress")
+    reason: Mapped[str | None] = mapped_column(Text)
+    error_type: Mapped[str | None] = mapped_column(Text)
+    finish_reason: Mapped[str | None] = mapped_column(Text)
+    input_tokens: Mapped[int | None] = mapped_column(Integer)
+    output_tokens: Mapped[int | None] = mapped_column(Integer)
+    dropped_turns: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[datetime] = moment(default=now, index=True)
+    time_to_first_token_ms: Mapped[int | None] = mapped_column(Integer)
+    duration_ms: Mapped[int | None] = mapped_column(Integer)
+    added_ms: Mapped[float | None]
+    timeline: Mapped[list[list[int]] | None] = mapped_column(Json)  # [[byte offset, ms since created_at], ...]
+    delivered_bytes: Mapped[int | None] = mapped_column(Integer)
+    delivery: Mapped[str | None] = mapped_column(Text)  # 'complete', 'left' (the client went) or 'cut'
+    worker_id: Mapped[str] = mapped_column(Text)  # only this worker, in this life of it (epoch), may write the answer
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    stop_requested: Mapped[bool] = mapped_column(default=False)
+    regenerated_from: Mapped[int | None] = reference("completions.id", "SET NULL", index=True)
+    idempotency_key: Mapped[str] = mapped_column(Text)
+    body_hash: Mapped[str] = mapped_column(Text)
+    reviewing_by: Mapped[str | None] = mapped_column(Text)
+    reviewing_until: Mapped[datetime | None] = moment()
+    _live = text("status = 'in_progress'")
+    __table_args__ = (
+        Index("ix_completions_conversation", "conversation_id", "id"),
+        Index("ix_completions_live", "worker_id", sqlite_where=_live, postgresql_where=_live),
+        Index("uq_completions_key", "owner", "idempotency_key", unique=True),
+        # one answer at a time in a conversation, whichever worker is asked
+        Index("uq_completions_running", "conversation_id", unique=True, sqlite_where=_live, postgresql_where=_live),
+        KEEP_IDS,
+    )
+
+    @property
+    def text(self) -> str:
+        """The answer, or what is stored of it so far."""
+        return Chunk.text_of(self.id) if self.status == "in_progress" else self.response
+
+    @property
+    def ending(self) -> Ending | None:
+        if self.status == "in_progress":
+            return None
+        tokens = (self.input_tokens, self.output_tokens)
+        return Ending(self.status, self.reason or "", self.error_type, self.finish_reason, *tokens)
+
+    @classmethod
+    def page(cls, limit: int, before: int | None = None) -> Sequence[Completion]:
+        """Newest first, by key and not by offset: the page after a million rows costs what the first one does."""
+        query = select(cls).order_by(cls.id.desc()).limit(limit)
+        return db.session.scalars(query.where(cls.id < before) if before else query).all()
+
+    @classmethod
+    def of_conversation(cls, conversation_id: int) -> Sequence[Completion]:
+        query = select(cls).where(cls.conversation_id == conversation_id).order_by(cls.id)
+        return db.session.scalars(query).all()
+
+    @classmethod
+    def by_key(cls, owner: str, key: str) -> Completion | None:
+        return db.session.scalar(select(cls).where(cls.owner == owner, cls.idempotency_key == key))
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a later turn may build upon this answer."""
+        return self.status == "completed" or (self.status in ("incomplete", "cancelled") and bool(self.response))
+
+
+def turns(completions: Sequence[Completion]) -> list[list[Completion]]:
+    """A conversation's completions by turn, oldest first: each prompt with all its regenerations, in order."""
+    first: dict[int, int] = {}
+    grouped: dict[int, list[Completion]] = {}
+    for completion in completions:
+        origin = completion.regenerated_from
+        root = first.get(origin, completion.id) if origin else completion.id
+        first[completion.id] = root
+        grouped.setdefault(root, []).append(completion)
+    return list(grouped.values())
+
+
+class Chunk(db.Model):  # type: ignore[name-defined]
+    """A piece of an answer that is being written. When it ends they are folded into `completions.response`."""
+
+    __tablename__ = "chunks"
+    completion_id: Mapped[int] = reference("completions.id", primary_key=True)
+    start: Mapped[int] = mapped_column(Integer, primary_key=True)  # byte offset (UTF-8) in the answer
+    text: Mapped[str] = mapped_column(Text)
+    at_ms: Mapped[int] = mapped_column(Integer)  # since created_at
+
+    @classmethod
+    def text_of(cls, completion_id: int) -> str:
+        query = select(cls.text).where(cls.completion_id == completion_id).order_by(cls.start)
+        return "".join(db.session.scalars(query))
+
+
+class Worker(db.Model):  # type: ignore[name-defined]
+    """A worker that is alive raises its beat; whose beat stands still is gone (llmstream/heartbeat.py)."""
+
+    __tablename__ = "workers"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)  # host:pid
+    epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # when it started, ms: a pid is used again
+    beat: Mapped[int] = mapped_column(BigInteger, default=0)

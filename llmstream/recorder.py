@@ -1,0 +1,185 @@
+"""Makes transcripts durable. One flusher a worker makes the rows equal the transcripts, all in one transaction.
+
+The protocol (docs/architecture.md): a row is committed before the first byte of its answer leaves; text is stored at most 50 ms
+behind; the ending is stored before a stream ends. A commit whose outcome is unknown is written again, so every write can be
+repeated; and every write is guarded, so that a worker that was given up for dead changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from sqlalchemy import Connection, Engine
+
+from .endings import Ending, broken
+from .extensions import is_passing, transact
+from .storage import Taken, Write, snapshot, write
+from .transcript import Lost, Transcript
+
+log = logging.getLogger(__name__)
+FLUSH_S = 0.05
+BEGIN_S = 3.0
+RETRY_S = 0.25
+MAX_UNSTORED_BYTES = 1 << 20  # of one answer, held while the database takes no writes
+
+__all__ = ["NotStored", "Recorder", "Taken"]
+
+
+class NotStored(Exception):
+    """The prompt could not be stored within BEGIN_S. The model was not asked."""
+
+
+class Recorder:
+    """The writes of one worker. `me`, (worker_id, epoch), stands in each row that is its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.me = (f"{socket.gethostname()}:{os.getpid()}", time.time_ns() // 1_000_000)
+        self.live: dict[int, Transcript] = {}  # by completion id: the answers that this worker is writing
+        self._beginning: dict[Transcript, Event] = {}
+        self._refused: dict[Transcript, Exception] = {}
+        self._notes: list[dict[str, Any]] = []
+        self._work, self._urgent = Event(), Event()
+        self._connection: Connection | None = None
+        self._flusher: gevent.Greenlet | None = None
+
+    def begin(self, row: dict[str, Any]) -> Transcript:
+        """Commit the row of a new completion. Raises NotStored, Taken, or what the database has against the row."""
+        self._flusher = self._flusher or gevent.spawn(self._run)
+        transcript, done = Transcript(row), Event()
+        self._beginning[transcript] = done
+        self._wake()
+        stored = done.wait(BEGIN_S)
+        self._beginning.pop(transcript, None)  # withdrawn, where it is not yet stored
+        if error := self._refused.pop(transcript, None):
+            raise error
+        if not stored:
+            raise NotStored
+        return transcript
+
+    def append(self, transcript: Transcript, text: str) -> None:
+        """Add text to an answer. Raises Lost where it cannot be stored any more."""
+        if transcript.ending:
+            raise Lost
+        if len(transcript.text) - transcript.stored > MAX_UNSTORED_BYTES:
+            self.finish(transcript, broken("storage"))
+            raise Lost
+        transcript.append(text)
+        self._work.set()
+
+    def finish(self, transcript: Transcript, ending: Ending) -> None:
+        """End an answer. The first ending counts; readers learn of it when it is stored."""
+        if not transcript.ending:
+            transcript.finish(ending)
+            self._wake()
+
+    def note(self, completion_id: int, **columns: Any) -> None:
+        """Facts about the delivery, stored with the next visit. They change nothing of the answer."""
+        self._notes.append({"of": completion_id, **columns})
+        self._work.set()
+
+    def _wake(self) -> None:
+        self._urgent.set()
+        self._work.set()
+
+    def _run(self) -> None:
+        while True:
+            self._work.wait()
+            self._urgent.wait(
+                FLUSH_S
+            )  # text may gather for a moment; a begin or an ending goes at once, with all there is
+            self._work.clear()
+            self._urgent.clear()
+            try:
+                self._visit()
+            except (
+                Exception
+            ) as error:  # nothing may end the flusher: what is not stored stays in memory and is tried again
+                log.warning("storing failed, trying again: %s", error, exc_info=not is_passing(error))
+                self._work.set()
+                gevent.sleep(RETRY_S)
+
+    def _visit(self) -> None:
+        batch = [w for t in (*self._beginning, *self.live.values()) if (w := snapshot(t))]
+        notes, self._notes = self._notes, []
+        try:
+            self._store(batch, notes)
+        except Exception as error:
+            if is_passing(error):
+                self._notes = notes + self._notes
+                raise
+            log.warning("one of %d writes was refused, writing each alone: %s", len(batch), error)
+            for lone in batch:
+                self._store_alone(lone)
+
+    def _store_alone(self, lone: Write) -> None:
+        try:
+            self._store([lone], [])
+        except Exception as error:
+            if is_passing(error):
+                raise
+            self._refuse(lone.transcript, error)
+
+    def _refuse(self, transcript: Transcript, error: Exception) -> None:
+        """The database has something against this very write: it ends with what is stored, and the others go on."""
+        log.error("the database refused completion %s: %s", transcript.id, error)
+        refusal = broken("storage_rejected")
+        if transcript.id is None:
+            self._answer(transcript, error)
+        elif transcript.ending == refusal:  # not even its ending can be stored: the sweep of the heartbeat does it
+            self._settle(transcript, refusal)
+        else:
+            del transcript.text[transcript.stored :]
+            transcript.finish(refusal)
+            self._wake()
+
+    def _store(self, batch: list[Write], notes: list[dict[str, Any]]) -> None:
+        """One transaction; what it learned is made known only after the commit."""
+        self._connection = self._connection or self.engine.connect()
+        try:
+            transact(self._connection, lambda c: write(c, batch, notes, self.me))
+        except BaseException:
+            self._connection.close()
+            self._connection = None
+            raise
+        for done in batch:
+            self._stored(done)
+
+    def _stored(self, done: Write) -> None:
+        transcript = done.transcript
+        if transcript.id is None:
+            self._begun(done)
+        elif done.not_ours or done.ending:
+            self._settle(transcript, done.not_ours or done.ending)
+        else:
+            transcript.stored, transcript.piece_end = done.end, None
+            transcript.unstored_since = time.monotonic() if len(transcript.text) > done.end else None
+            transcript.tell()
+
+    def _begun(self, done: Write) -> None:
+        transcript = done.transcript
+        if done.taken or done.new_id is None:
+            return self._answer(transcript, done.taken)
+        transcript.id, transcript.conversation_id = done.new_id, done.conversation_id
+        self.live[done.new_id] = transcript
+        if transcript not in self._beginning:  # withdrawn meanwhile: nobody waits, and the model is not asked
+            self.finish(transcript, broken("not_started"))
+        self._answer(transcript, None)
+
+    def _answer(self, transcript: Transcript, error: Exception | None) -> None:
+        """Tell the request that waits for this begin, if it still does."""
+        if done := self._beginning.pop(transcript, None):
+            if error:
+                self._refused[transcript] = error
+            done.set()
+
+    def _settle(self, transcript: Transcript, ending: Ending | None) -> None:
+        self.live.pop(transcript.id or 0, None)
+        transcript.stored, transcript.unstored_since = len(transcript.text), None
+        transcript.settle(ending or broken("internal_error"))

@@ -1,0 +1,122 @@
+"""`/stream`: send a prompt and read its answer as it is written; come back to it; stop it."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from flask import Blueprint, Response, abort, current_app, request
+from gevent import sleep
+from sqlalchemy import update
+
+from .ask import Asked, ask, find, follow, generation
+from .delivery import bound_slow_reader, events, noted, text, whole
+from .errors import Unprocessable
+from .generation import tail
+from .models import ID, Completion, db
+from .schemas import AfterSchema, CompletionSchema, KeySchema, LastEventSchema, PromptSchema
+from .transcript import Transcript
+
+bp = Blueprint("stream", __name__)
+STREAM_HEADERS = {"Vary": "Accept", "Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+STOP_WAIT_S = 1.0
+CATCH_UP_S = 2.0  # another worker's client may have seen a little more than is stored yet
+
+
+@bp.post("/stream")
+def send() -> Response:
+    as_events = wants_events()
+    fields = PromptSchema().load(json_object())
+    key = KeySchema().load({k: v for k, v in request.headers.items() if k == "Idempotency-Key"})
+    asked = ask(fields, source(), key.get("idempotency_key"))
+    return respond(asked, 0, as_events)
+
+
+@bp.get(f"/stream/<{ID}:completion_id>")
+def reattach(completion_id: int) -> Response:
+    as_events = wants_events()
+    after = bytes_already_had()
+    transcript = follow(completion_id)
+    check_offset(transcript, after, as_events)
+    return respond(Asked(transcript, False), after, as_events)
+
+
+@bp.delete(f"/stream/<{ID}:completion_id>")
+def stop(completion_id: int) -> tuple[dict[str, object], int]:
+    find(Completion, completion_id)
+    running = (Completion.id == completion_id) & (Completion.status == "in_progress")
+    if completion_id not in generation().recorder.live:
+        db.session.execute(update(Completion).where(running).values(stop_requested=True))
+        db.session.commit()
+    generation().stop(completion_id)
+    give_up = time.monotonic() + STOP_WAIT_S
+    while (completion := fresh(completion_id)).status == "in_progress" and time.monotonic() < give_up:
+        sleep(0.05)
+    return CompletionSchema().dump(completion), 202 if completion.status == "in_progress" else 200
+
+
+def fresh(completion_id: int) -> Completion:
+    db.session.rollback()
+    return find(Completion, completion_id)
+
+
+def wants_events() -> bool:
+    utf8 = "; charset=utf-8"
+    offered = ["text/plain", "text/plain" + utf8, "text/event-stream", "text/event-stream" + utf8]
+    chosen = request.accept_mimetypes.best_match(offered) if request.accept_mimetypes else offered[0]
+    if not chosen:
+        abort(406, "An answer comes as text/plain or as text/event-stream; the Accept header allows neither.")
+    return chosen.startswith("text/event-stream")
+
+
+def json_object() -> dict[str, object]:
+    if not request.is_json:
+        abort(415, "Send JSON, with the header Content-Type: application/json.")
+    received = request.get_data(cache=False)
+    if len(received) >= current_app.config["LLMSTREAM_MAX_BODY_BYTES"]:  # one without a length is read up to the limit
+        abort(413)
+    try:
+        body = json.loads(received.decode())
+    except (ValueError, RecursionError) as error:
+        abort(400, f"The body is not JSON: {error}.")
+    if not isinstance(body, dict):
+        raise Unprocessable({"body": ['Must be a JSON object, such as {"prompt": "Hello"}.']})
+    return body
+
+
+def source() -> str:
+    """Browsers say where a request comes from; ours come from the chat page."""
+    return "chat" if request.headers.get("Sec-Fetch-Site") == "same-origin" else "api"
+
+
+def bytes_already_had() -> int:
+    if request.args:
+        return AfterSchema().load(request.args.to_dict())["after"]
+    last = request.headers.get("Last-Event-ID")
+    return LastEventSchema().load({"Last-Event-ID": last})["after"] if last else 0
+
+
+def check_offset(transcript: Transcript, after: int, as_events: bool) -> None:
+    give_up = time.monotonic() + CATCH_UP_S
+    while after > len(transcript.text) and not transcript.ended and time.monotonic() < give_up:
+        transcript.wait(0.1)
+    if after > len(transcript.text):
+        raise Unprocessable({"after": [f"There are only {len(transcript.text)} bytes."]})
+    if as_events and after < len(transcript.text) and transcript.text[after] & 0xC0 == 0x80:
+        raise Unprocessable({"after": ["Lies inside a character."]})
+
+
+def respond(asked: Asked, after: int, as_events: bool) -> Response:
+    """The answer as a response. What fails before the first text is a true HTTP error, except in events, which begin at once."""
+    transcript = asked.transcript
+    pieces = tail(transcript, after)
+    if asked.is_new:
+        pieces = noted(pieces, transcript, generation().recorder)
+    chunks = events(pieces, transcript, after) if as_events else text(pieces, transcript)
+    body = whole(chunks, transcript) if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else chunks
+    bound_slow_reader(request.environ.get("gunicorn.socket"))
+    response = Response(body, mimetype="text/event-stream" if as_events else "text/plain", headers=STREAM_HEADERS)
+    response.headers["Completion-Id"] = str(transcript.id)
+    response.headers["Conversation-Id"] = str(transcript.conversation_id)
+    response.headers["Location"] = f"/history/{transcript.id}"
+    return response
