@@ -122,7 +122,7 @@ def off_hub(connection: Any, call: Callable[..., T], *arguments: Any) -> T:
         return call(*arguments)
     result = _pool().spawn(_attempt, call, arguments)
     try:
-        outcome = result.get()
+        outcome: Any = result.get()
     except BaseException:
         connection.interrupt()
         while not result.ready():

@@ -37,7 +37,8 @@ class Parser:
         self._reset()
 
     def _reset(self) -> None:
-        self._event, self._data, self._id, self._size = "", [], "", 0
+        self._event, self._id, self._size = "", "", 0
+        self._data: list[str] = []
 
     def feed(self, received: bytes) -> list[Event]:
         """The events that these bytes complete. Raises TooLong."""

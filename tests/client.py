@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import requests
 
 T = TypeVar("T")
+PATIENCE_S = 25  # no stream of a test lasts longer; pings would keep a forgotten one alive for ever
 
 
 def eventually(look: Callable[[], T], within: float = 5.0, what: str = "it") -> T:
@@ -28,6 +29,7 @@ class Client:
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
         session = requests.Session()
         session.trust_env = False
+        session.headers["Connection"] = "close"
         options.setdefault("timeout", 20)
         return session.request(method, self.url + path, **options)
 
@@ -94,10 +96,12 @@ class TextStream:
         self.conversation_id = int(response.headers["Conversation-Id"])
         self.pieces: list[bytes] = []
         self.cut = False
+        self._deadline = time.monotonic() + PATIENCE_S
         self._incoming = response.iter_content(None)
 
     def more(self) -> bytes:
         """The next piece; empty at the end. `cut` tells which end it was."""
+        assert time.monotonic() < self._deadline, f"the stream did not end in {PATIENCE_S} s: {self.received[-500:]!r}"
         try:
             piece = next(self._incoming, b"")
         except requests.exceptions.ChunkedEncodingError:

@@ -67,6 +67,7 @@ class Wire:
         self._to = port
         self._sockets: list[socket.socket] = []
         self.is_cut = False
+        self.loses_answers = False  # what the service says gets lost on the way
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -100,13 +101,14 @@ class Wire:
                     continue
                 far = socket.create_connection(("127.0.0.1", self._to))
                 self._sockets += [near, far]
-                for source, target in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+                for source, target, is_answer in ((near, far, False), (far, near, True)):
+                    threading.Thread(target=self._carry, args=(source, target, is_answer), daemon=True).start()
 
-    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+    def _carry(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                target.sendall(data)
+                if not (is_answer and self.loses_answers):
+                    target.sendall(data)
         for sock in (source, target):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
