@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import time
 from typing import Any, NamedTuple
 
 from flask import abort, current_app, request
+from gevent import sleep
+from sqlalchemy import update
 
 from .context import context_for
 from .errors import Unprocessable, conversation_busy, not_stored
@@ -17,6 +20,7 @@ from .recorder import NotStored, Taken
 from .transcript import Transcript
 
 OWNER = "local"  # until there is a login
+STOP_WAIT_S = 1.0
 
 
 class Asked(NamedTuple):
@@ -66,6 +70,25 @@ def repeat(completion_id: int, its_hash: str, body_hash: str) -> Asked:
 def follow(completion_id: int) -> Transcript:
     """The transcript of this completion, or 404."""
     return generation().follow(completion_id) or abort(404, f"There is no completion {completion_id}.")
+
+
+def stop_answer(completion_id: int) -> Completion:
+    """Stop an answer on whichever worker writes it; wait up to STOP_WAIT_S for its end. Gives the row as it is then."""
+    find(Completion, completion_id)
+    if completion_id not in generation().recorder.live:  # then its own worker learns of it by its poll
+        running = (Completion.id == completion_id) & (Completion.status == "in_progress")
+        db.session.execute(update(Completion).where(running).values(stop_requested=True))
+        db.session.commit()
+    generation().stop(completion_id)
+    give_up = time.monotonic() + STOP_WAIT_S
+    while (completion := refreshed(completion_id)).status == "in_progress" and time.monotonic() < give_up:
+        sleep(0.05)
+    return completion
+
+
+def refreshed(completion_id: int) -> Completion:
+    db.session.rollback()  # else the session shows what it has seen before
+    return find(Completion, completion_id)
 
 
 def prepare(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]]]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 from flask import Blueprint, Response, current_app, redirect, render_template, request, stream_template
-from gevent import with_timeout
 from marshmallow import EXCLUDE, Schema, ValidationError, validate
-from sqlalchemy import update
 from werkzeug.exceptions import HTTPException
 
-from .ask import Asked, ask, find, follow, generation
+from .ask import Asked, ask, find, generation, stop_answer
 from .delivery import bound_slow_reader, noted
 from .endings import Ending
 from .errors import Unprocessable
@@ -37,7 +34,7 @@ def index() -> str:
 def send() -> Any:
     ids = ids_in(request.form)
     if "stop" in ids:
-        return stop(find(Completion, ids["stop"]))
+        return redirect(f"/?conversation={stop_answer(ids['stop']).conversation_id}", 303)
     form = {name: value.replace("\r\n", "\n") for name, value in request.form.items() if value and name not in ids}
     key = form.pop("idempotency_key", None)
     try:
@@ -53,16 +50,6 @@ def send() -> Any:
 
 def ids_in(given: Any) -> dict[str, int]:
     return FormSchema().load({name: value for name, value in given.items() if value}, unknown=EXCLUDE)
-
-
-def stop(completion: Completion) -> Any:
-    back, transcript = f"/?conversation={completion.conversation_id}", follow(completion.id)
-    running = (Completion.id == completion.id) & (Completion.status == "in_progress")
-    db.session.execute(update(Completion).where(running).values(stop_requested=True))
-    db.session.commit()
-    generation().stop(completion.id)
-    with_timeout(1, deque, tail(transcript), 0, timeout_value=None)  # until it has ended, if that is soon
-    return redirect(back, 303)
 
 
 def refused(error: Any, conversation_id: int | None, prompt: str) -> tuple[str, int]:

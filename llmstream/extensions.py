@@ -71,6 +71,25 @@ def set_pragmas(connection: Any, _record: Any) -> None:
             connection.execute(f"PRAGMA {pragma}").fetchall()
 
 
+@event.listens_for(Engine, "do_connect")
+def bound_waits(dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:
+    """PostgreSQL's own timeouts do not fire where its process is frozen, so every wait for it has a limit of ours."""
+    if dialect.name != "postgresql":
+        return None
+    import psycopg  # here, since it must come after patch_all()
+
+    class BoundConnection(psycopg.Connection[Any]):
+        def wait(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                with gevent.Timeout(COMMIT_LIMIT_S):
+                    return super().wait(*arguments, **options)
+            except gevent.Timeout:
+                self.pgconn.finish()  # whatever it was about to say, nobody listens any more
+                raise psycopg.OperationalError(f"PostgreSQL said nothing for {COMMIT_LIMIT_S:g} s") from None
+
+    return BoundConnection.connect(**parameters)
+
+
 class OffHubCursor(sqlite.Cursor):
     def execute(self, *arguments: Any) -> Any:
         """Run one statement; where another process holds the write lock, try again without holding a thread."""
@@ -178,7 +197,7 @@ def transact(connection: Connection, work: Callable[[Connection], T]) -> T:
     try:
         if connection.dialect.name == "sqlite":
             return off_hub(connection.connection.driver_connection, transaction)
-        with gevent.Timeout(COMMIT_LIMIT_S, TimeoutError(f"The database did not answer for {COMMIT_LIMIT_S:g} s.")):
+        with gevent.Timeout(COMMIT_LIMIT_S, TimeoutError(f"the database took more than {COMMIT_LIMIT_S:g} s")):
             return transaction()
     except BaseException:
         connection.invalidate()

@@ -114,16 +114,20 @@ class Generation:
             writer.kill(block=False)
 
     def drain(self, seconds: float) -> None:
-        """Let answers finish for so long; end the rest as `incomplete`, and wait until that is stored."""
-        end = time.monotonic() + seconds
-        while self.recorder.live and time.monotonic() < end:
+        """Let answers finish for so long; end the rest as `incomplete`, and wait until that is stored.
+
+        gunicorn goes on accepting for a second after it was told to stop, so new prompts are refused only after two.
+        """
+        started = time.monotonic()
+        gevent.sleep(min(seconds, 2))
+        while self.recorder.live and time.monotonic() - started < seconds:
             gevent.sleep(0.05)
         self._closed = True
         for completion_id in list(self.recorder.live):
             self.stop(completion_id, "shutdown")
-        end = time.monotonic() + 3
-        while self.recorder.live and time.monotonic() < end:
-            gevent.sleep(0.02)
+        with gevent.Timeout(3, False):  # type: ignore[arg-type]
+            while self.recorder.has_work:
+                gevent.sleep(0.02)
         self.heartbeat.stop()
 
     # Reading

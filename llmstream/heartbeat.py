@@ -20,8 +20,9 @@ from .storage import be_known
 
 log = logging.getLogger(__name__)
 BEAT_S = 1.0
+BEAT_LIMIT_S = 2.0  # a connection that hangs is given up in time to beat again by another
 GONE_AFTER = 6  # readings
-SWEEP_AFTER_S = 15  # a begin that nobody waits for any more has either landed by then or never will
+SWEEP_AFTER_S = 10  # a begin that nobody waits for any more has either landed by then or never will
 
 completions = Completion.__table__
 chunks = Chunk.__table__
@@ -42,7 +43,8 @@ class Heartbeat:
     def _run(self) -> None:
         while True:
             try:
-                self.beat()
+                with gevent.Timeout(BEAT_LIMIT_S, TimeoutError(f"the database took more than {BEAT_LIMIT_S:g} s")):
+                    self.beat()
             except Exception as error:
                 log.warning("the heartbeat could not be stored: %s", error, exc_info=not is_passing(error))
             gevent.sleep(BEAT_S)
@@ -107,11 +109,13 @@ def _is(worker: Identity) -> ColumnElement[bool]:
 
 
 def end_orphan(connection: Connection, completion_id: int, error_type: str = "worker_lost") -> None:
-    """End a row that nobody writes any more with the text that its chunks hold."""
-    query = select(chunks.c.text).where(chunks.c.completion_id == completion_id).order_by(chunks.c.start)
-    text = "".join(connection.scalars(query))
+    """End a row that nobody writes any more with the text and the times that its chunks hold."""
+    query = select(chunks.c.text, chunks.c.at_ms).where(chunks.c.completion_id == completion_id)
+    pieces = connection.execute(query.order_by(chunks.c.start)).all()
+    text = "".join(piece.text for piece in pieces)
     kept = f"{len(text):,} characters were kept." if text else "No text had been stored."
-    ending = broken(error_type, kept if error_type == "worker_lost" else "")
-    row = {**ending._asdict(), "response": text}
+    row = {**broken(error_type, kept if error_type == "worker_lost" else "")._asdict(), "response": text}
+    if pieces:
+        row |= {"time_to_first_token_ms": pieces[0].at_ms, "duration_ms": pieces[-1].at_ms}
     connection.execute(update(completions).where(completions.c.id == completion_id).values(row))
     connection.execute(delete(chunks).where(chunks.c.completion_id == completion_id))

@@ -84,6 +84,10 @@ class Recorder:
         self._notes.append({"of": completion_id, **columns})
         self._work.set()
 
+    @property
+    def has_work(self) -> bool:
+        return bool(self.live or self._notes)
+
     def _wake(self) -> None:
         self._urgent.set()
         self._work.set()

@@ -6,20 +6,17 @@ import json
 import time
 
 from flask import Blueprint, Response, abort, current_app, request
-from gevent import sleep
-from sqlalchemy import update
 
-from .ask import Asked, ask, find, follow, generation
+from .ask import Asked, ask, follow, generation, stop_answer
 from .delivery import bound_slow_reader, events, noted, text, whole
 from .errors import Unprocessable
 from .generation import tail
-from .models import ID, Completion, db
+from .models import ID
 from .schemas import AfterSchema, CompletionSchema, KeySchema, LastEventSchema, PromptSchema
 from .transcript import Transcript
 
 bp = Blueprint("stream", __name__)
 STREAM_HEADERS = {"Vary": "Accept", "Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
-STOP_WAIT_S = 1.0
 CATCH_UP_S = 2.0  # another worker's client may have seen a little more than is stored yet
 
 
@@ -43,21 +40,8 @@ def reattach(completion_id: int) -> Response:
 
 @bp.delete(f"/stream/<{ID}:completion_id>")
 def stop(completion_id: int) -> tuple[dict[str, object], int]:
-    find(Completion, completion_id)
-    running = (Completion.id == completion_id) & (Completion.status == "in_progress")
-    if completion_id not in generation().recorder.live:
-        db.session.execute(update(Completion).where(running).values(stop_requested=True))
-        db.session.commit()
-    generation().stop(completion_id)
-    give_up = time.monotonic() + STOP_WAIT_S
-    while (completion := fresh(completion_id)).status == "in_progress" and time.monotonic() < give_up:
-        sleep(0.05)
+    completion = stop_answer(completion_id)
     return CompletionSchema().dump(completion), 202 if completion.status == "in_progress" else 200
-
-
-def fresh(completion_id: int) -> Completion:
-    db.session.rollback()
-    return find(Completion, completion_id)
 
 
 def wants_events() -> bool:

@@ -25,8 +25,6 @@ class Gate:
     def wake_on_open(self, wake: threading.Event) -> None:
         with self._lock:
             self._waiting.append(wake)
-            if self.is_open:
-                wake.set()
 
 
 class Call:
@@ -96,14 +94,19 @@ class Exchange:
             self.call.close_seen()
             raise Left from error
 
-    def wait(self, seconds: float | None = None, gate: Gate | None = None) -> None:
-        """Wait for the time, for the gate, or for ever; the service hanging up ends each of them."""
-        if gate is not None:
-            gate.wake_on_open(self.call.wake)
-        self.call.wake.wait(seconds)
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait for the time, or for ever; the service hanging up ends it."""
+        if self.call.gone.wait(seconds):
+            raise Left
+
+    def wait_for(self, gate: Gate) -> None:
+        """Wait for the gate; the service hanging up ends it."""
+        gate.wake_on_open(self.call.wake)
+        while not gate.is_open and not self.call.gone.is_set():
+            self.call.wake.wait()
+            self.call.wake.clear()
         if self.call.gone.is_set():
             raise Left
-        self.call.wake.clear()
 
     def end(self) -> None:
         """The body's last chunk: the clean end of HTTP, which says nothing about the answer in it."""

@@ -122,17 +122,17 @@ class Service:
             os.kill(pid, signal.SIGKILL)
 
     def stop(self, within: float = 40.0) -> None:
-        """End it as Ctrl-C or an init system would, and see that nothing of it is left."""
+        """End it as Ctrl-C does, and see that nothing of it is left."""
         if self in Service.live:
             Service.live.remove(self)
         if self.process.poll() is None:
-            self.process.terminate()
+            self.process.send_signal(signal.SIGINT)
         try:
             self.process.wait(within)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            raise AssertionError(f"the service did not end within {within} s after SIGTERM\n{self.log()}") from None
+            raise AssertionError(f"the service did not end within {within} s after SIGINT\n{self.log()}") from None
         try:
             eventually(lambda: not _group_lives(self.process.pid), 5, "the end of the service's processes")
         except AssertionError:

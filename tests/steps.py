@@ -127,7 +127,7 @@ def pause(seconds: float) -> Step:
 
 
 def wait_for(gate: Gate) -> Step:
-    return lambda exchange: exchange.wait(gate=gate)
+    return lambda exchange: exchange.wait_for(gate)
 
 
 def silence() -> Step:

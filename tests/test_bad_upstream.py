@@ -109,8 +109,8 @@ def test_what_is_not_the_protocol_is_called_so(client: Client, upstream: Upstrea
     steps, text = INVALID[case]
     script = upstream.script(*steps)
     assert_ends(client, script, "upstream_invalid", text)
-    for call in script.calls:
-        call.wait_closed()
+    if "endless" in case:
+        script.call().wait_closed()
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])

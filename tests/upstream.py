@@ -127,10 +127,16 @@ class Upstream:
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
+        call: Call | None = None
         try:
             with suppress(OSError, ValueError), sock.makefile("rb") as incoming:
-                while (call := _read_call(incoming)) and self._answer(sock, call):
+                while following := _read_call(incoming):
+                    call = following
+                    if not self._answer(sock, call):
+                        return
                     self._connections[sock] = True
+            if call:  # the service has hung up between two requests
+                call.close_seen()
         finally:
             self._connections.pop(sock, None)
             sock.close()
