@@ -11,7 +11,7 @@ const box = composer.elements.prompt;
 const sendButton = part("send");
 const stopButton = part("stop");
 const follow = new Follow(part("jump"));
-let running = null; // the answer that is being written
+let running = null; // {turn, answer}: what is being written
 
 function start() {
   const turns = [...document.querySelectorAll(".turn")].map((element) => new Turn(element));
@@ -83,13 +83,14 @@ function onExample({ target }) {
 
 // Reads an answer to its end and shows it in its turn.
 async function run(turn, answer) {
-  setRunning(answer);
-  follow.take();
+  setRunning({ turn, answer });
+  const isNewest = turn.element === part("turns").lastElementChild;
+  if (isNewest) follow.take();
   announce("The answer is being written.");
   try {
     for await (const { type, data } of answer.read()) {
       if (type === "created") onCreated(turn, data);
-      else if (type === "delta") onDelta(turn, answer);
+      else if (type === "delta") onDelta(turn, answer, () => isNewest && follow.toEnd());
       else if (type === "waiting") turn.progress("The connection was lost; taking it up again");
       else onEnd(turn, data);
     }
@@ -97,16 +98,16 @@ async function run(turn, answer) {
     onBreak(turn, answer, error);
   }
   setRunning(null);
-  follow.toEnd();
+  if (isNewest) follow.toEnd();
 }
 
-function setRunning(answer) {
+function setRunning(what) {
   const stopHadFocus = document.activeElement === stopButton;
-  running = answer;
-  stopButton.hidden = !answer;
+  running = what;
+  stopButton.hidden = !what;
   stopButton.disabled = false;
-  sendButton.hidden = Boolean(answer);
-  if (!answer && stopHadFocus) sendButton.focus({ preventScroll: true });
+  sendButton.hidden = Boolean(what);
+  if (!what && stopHadFocus) sendButton.focus({ preventScroll: true });
 }
 
 function onCreated(turn, { completion_id, conversation_id }) {
@@ -132,9 +133,9 @@ function nameConversation(id, prompt) {
   document.title = `${title} · llmstream`;
 }
 
-function onDelta(turn, answer) {
-  if (turn.text !== "" || answer.text) turn.progress("Being written");
-  turn.show(answer.text, () => follow.toEnd());
+function onDelta(turn, answer, afterwards) {
+  turn.progress("Being written");
+  turn.show(answer.text, afterwards);
 }
 
 function onEnd(turn, ending) {
@@ -171,13 +172,14 @@ function onBreak(turn, answer, error) {
 }
 
 async function stop() {
+  const { turn, answer } = running;
   stopButton.disabled = true;
-  part("turns").lastElementChild.turn?.progress("Stopping");
+  turn.progress("Stopping");
   try {
-    await running.stop();
+    await answer.stop();
   } catch {
     stopButton.disabled = false;
-    announce("The service could not be asked to stop. Try again.");
+    turn.progress("The service could not be asked to stop; you can try it again");
   }
 }
 

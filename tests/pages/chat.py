@@ -4,6 +4,8 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from tests.client import eventually
+
 SQLITE = ("kind", ["sqlite"])  # what the pages show does not depend on the database
 
 
@@ -57,7 +59,7 @@ class Chat:
         return self.page.evaluate("scrollY + innerHeight >= document.documentElement.scrollHeight - 24")
 
     def scrolled_to_end(self) -> None:
-        self.page.wait_for_function("scrollY > 0 && scrollY + innerHeight >= document.documentElement.scrollHeight - 24")
+        eventually(lambda: self.page.evaluate("scrollY > 0") and self.is_at_end, what="the end of the page")
 
 
 class Wire:

@@ -1,6 +1,7 @@
 """Scrolling follows what is written, and lets go when the reader scrolls up."""
 import pytest
 
+from tests.client import eventually
 from tests.exchange import Gate
 from tests.pages.chat import SQLITE, Chat, expect
 from tests.steps import delta, done, finish, wait_for
@@ -22,7 +23,7 @@ def test_it_follows_lets_go_and_takes_up_again(chat: Chat, upstream: Upstream) -
     chat.page.mouse.move(600, 300)
     chat.page.mouse.wheel(0, -60)
     expect(chat.jump).to_be_visible()
-    chat.page.wait_for_function("scrollY + innerHeight < document.documentElement.scrollHeight - 30")
+    eventually(lambda: not chat.is_at_end)
     before = chat.page.evaluate("scrollY")
     gates[0].open()
     expect(lines).to_have_count(80)

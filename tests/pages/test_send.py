@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from tests.client import eventually
 from tests.exchange import Gate
 from tests.pages.chat import SQLITE, Chat, expect
 from tests.service import Service
@@ -84,8 +85,7 @@ def test_an_answer_and_its_code_can_be_copied(new_page: Any, service: Service, u
     assert chat.page.evaluate(read) == "print(1 < 2)"
     chat.turn().locator(".actions").get_by_role("button", name="Copy").click()
     expect(chat.announcer).to_have_text("Copied")
-    chat.page.wait_for_function(f"async () => (await {read}).startsWith('Like **this**')")
-    assert chat.page.evaluate(read) == text
+    eventually(lambda: chat.page.evaluate(read) == text, what="the copied answer")
 
 
 def test_a_screen_reader_hears_of_the_start_and_the_end_only(chat: Chat, upstream: Upstream) -> None:
