@@ -17,6 +17,7 @@ from .errors import Unprocessable, conversation_busy, not_stored
 from .generation import Generation
 from .models import Completion, Conversation, db, now, turns
 from .recorder import NotStored, Taken
+from .schemas import BIGGEST_ID
 from .transcript import Transcript
 
 OWNER = "local"  # until there is a login
@@ -69,7 +70,8 @@ def repeat(completion_id: int, its_hash: str, body_hash: str) -> Asked:
 
 def follow(completion_id: int) -> Transcript:
     """The transcript of this completion, or 404."""
-    return generation().follow(completion_id) or abort(404, f"There is no completion {completion_id}.")
+    transcript = generation().follow(completion_id) if completion_id <= BIGGEST_ID else None
+    return transcript or abort(404, f"There is no completion {completion_id}.")
 
 
 def stop_answer(completion_id: int) -> Completion:
@@ -128,4 +130,5 @@ def prepare(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]
 
 
 def find(model: Any, key: int) -> Any:
-    return db.session.get(model, key) or abort(404, f"There is no {model.__name__.lower()} {key}.")
+    found = db.session.get(model, key) if key <= BIGGEST_ID else None
+    return found or abort(404, f"There is no {model.__name__.lower()} {key}.")

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, render_template, request
 
 from .ask import find
 from .errors import prefers_html
-from .models import ID, Completion
+from .models import Completion
 from .schemas import CompletionSchema, PageSchema
 
 bp = Blueprint("history", __name__, url_prefix="/history")
@@ -31,7 +31,7 @@ def index() -> Any:
     return {"data": CompletionSchema(many=True).dump(completions), "next_before": next_before}
 
 
-@bp.get(f"/<{ID}:completion_id>")
+@bp.get("/<int:completion_id>")
 def detail(completion_id: int) -> Any:
     completion = find(Completion, completion_id)
     conversation = Completion.of_conversation(completion.conversation_id)

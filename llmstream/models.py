@@ -17,9 +17,6 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-ID = f"int(max={2**63 - 1})"  # an id in a URL
-
-
 class UTCDateTime(TypeDecorator[datetime]):
     """A moment, always in UTC. SQLite keeps no zone, so it is put back on the way out."""
 

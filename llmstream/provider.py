@@ -79,9 +79,10 @@ def stream(
 ) -> Iterator[Delta]:
     """Ask the model and give what arrives as it arrives. Raises ProviderError. Closing the iterator hangs up."""
     patience = Patience(upstream)
+    body = {"model": model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}, **parameters}
     try:
         with patience.limit(), translated():
-            response = post(session, upstream, model, messages, parameters)
+            response = post(session, upstream, body)
     except ProviderError as error:
         if upstream.bundled and error.error_type in ("upstream_unreachable", "upstream_cut"):
             raise ProviderError("model_restarting") from error
@@ -128,23 +129,10 @@ def translated() -> Iterator[None]:
         raise ProviderError("upstream_cut") from error
 
 
-def post(
-    session: requests.Session,
-    upstream: Upstream,
-    model: str,
-    messages: list[dict[str, str]],
-    parameters: dict[str, Any],
-) -> requests.Response:
+def post(session: requests.Session, upstream: Upstream, body: dict[str, Any]) -> requests.Response:
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
     if upstream.api_key:
         headers["Authorization"] = f"Bearer {upstream.api_key}"
-    body = {
-        "model": model,
-        "messages": messages,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        **parameters,
-    }
     url, timeout = f"{upstream.base_url}/chat/completions", (upstream.connect_s, None)
     return session.post(url, json=body, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
 

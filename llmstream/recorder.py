@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 FLUSH_S = 0.05
 BEGIN_S = 3.0
 RETRY_S = 0.25
+STORE_WAIT_S = 30.0  # how long an answer waits whose unstored text has reached the cap
 MAX_UNSTORED_BYTES = 1 << 20  # of one answer, held while the database takes no writes
 
 __all__ = ["NotStored", "Recorder", "Taken"]
@@ -67,11 +68,13 @@ class Recorder:
         """Add text to an answer. Raises Lost where it cannot be stored any more."""
         if transcript.ending:
             raise Lost
-        if len(transcript.text) - transcript.stored > MAX_UNSTORED_BYTES:
-            self.finish(transcript, broken("storage"))
-            raise Lost
         transcript.append(text)
         self._work.set()
+        while len(transcript.text) - transcript.stored > MAX_UNSTORED_BYTES and not transcript.ending:
+            self._wake()  # the model is not read meanwhile
+            if not transcript.wait(STORE_WAIT_S):
+                self.finish(transcript, broken("storage"))
+                raise Lost
 
     def finish(self, transcript: Transcript, ending: Ending) -> None:
         """End an answer. The first ending counts; readers learn of it when it is stored."""

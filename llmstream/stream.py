@@ -11,7 +11,6 @@ from .ask import Asked, ask, follow, generation, stop_answer
 from .delivery import bound_slow_reader, events, noted, text, whole
 from .errors import Unprocessable
 from .generation import tail
-from .models import ID
 from .schemas import AfterSchema, CompletionSchema, KeySchema, LastEventSchema, PromptSchema
 from .transcript import Transcript
 
@@ -29,7 +28,7 @@ def send() -> Response:
     return respond(asked, 0, as_events)
 
 
-@bp.get(f"/stream/<{ID}:completion_id>")
+@bp.get("/stream/<int:completion_id>")
 def reattach(completion_id: int) -> Response:
     as_events = wants_events()
     after = bytes_already_had()
@@ -38,7 +37,7 @@ def reattach(completion_id: int) -> Response:
     return respond(Asked(transcript, False), after, as_events)
 
 
-@bp.delete(f"/stream/<{ID}:completion_id>")
+@bp.delete("/stream/<int:completion_id>")
 def stop(completion_id: int) -> tuple[dict[str, object], int]:
     completion = stop_answer(completion_id)
     return CompletionSchema().dump(completion), 202 if completion.status == "in_progress" else 200

@@ -109,7 +109,7 @@ def start(launch: Launch) -> Iterator[Launch]:
         return started[-1]
     yield start_one
     for service in started:
-        service.stop()
+        service.kill()
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def test_another_instance_recovers_what_a_dead_one_left(start: Launch, upstream:
     follower = alive.client.reattach_events(stream.completion_id)
     follower.until("delta")
     time.sleep(0.2)
-    os.killpg(dead.process.pid, signal.SIGKILL)
+    dead.kill()
     killed = time.monotonic()
     end = follower.end()
     assert (end.name, end.data["error_type"], follower.deltas()) == ("incomplete", "worker_lost", "as far as this")
