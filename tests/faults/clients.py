@@ -1,0 +1,150 @@
+"""Clients that leave, come back, ask again and stop: what they do must cost no answer, and hold nothing for long."""
+import ctypes
+import itertools
+import os
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from tests.client import eventually
+from tests.exchange import Gate
+from tests.faults.harness import Missing, Result, Run
+from tests.faults.numbered import prompt, whole
+from tests.faults.wire import Wire, Wires
+from tests.service import Service
+from tests.steps import delta, done, finish, pause, wait_for
+
+HELD_S = 35.0  # no connection of a client that is gone is kept for longer
+GAP_MS = 500.0  # the longest that a piece of text may take to any client
+LAST = [[delta(f"and ü{i} "), pause(0.02)] for i in range(20)]
+REST = "".join(f"and ü{i} " for i in range(20))
+SEEN = "seen ü "
+
+
+def leaves(run: Run) -> Result:
+    """Clients hang up in every way; their answers are finished and kept, they are let go, and nobody else notices."""
+    result = Result("client leaves")
+    service = run.start(LLMSTREAM_IDLE_TIMEOUT_S=120, LLMSTREAM_FIRST_TOKEN_TIMEOUT_S=120)
+    with Wires() as wires, ThreadPoolExecutor(64) as pool:
+        others = [wires.ask(service, prompt(run.pick(200, 800), 50), events=bool(i % 2)) for i in range(10)]
+        cases = [(how, silent, begun, events) for how in ("FIN", "RST") for silent in (False, True)
+                 for begun in (False, True) for events in (False, True)]
+        leaving = [pool.submit(leave, run, service, wires, result, *case) for case in cases]
+        leaving += [pool.submit(half_close, run, service, wires, result, *case)
+                    for case in itertools.product((False, True), repeat=2)]
+        leaving += [pool.submit(stop_reading, run, service, wires, result, events) for events in (False, True)]
+        for case in leaving:
+            case.result()
+        unharmed(result, others)
+    result.rounds = len(leaving)
+    return result
+
+
+def leave(run: Run, service: Service, wires: Wires, result: Result, how: str, silent: bool, begun: bool, events: bool) -> None:
+    """Hang up, before or after the first text, while the model goes on or is silent."""
+    name = f"{how} {'midway' if begun else 'before the first text'}, {'silent model' if silent else 'text flows'}, " \
+           f"{'events' if events else 'text'}"
+    gate = Gate()
+    script = run.upstream.script(delta(SEEN) if begun else [], wait_for(gate), LAST, finish(), done())
+    wire = wires.ask(service, script.prompt, events=events)
+    script.call()
+    if begun:
+        wire.until(len(SEEN.encode()))
+    wires.leave(wire, how)
+    if not silent:
+        gate.open()
+    let_go(service, wire, result, name)
+    gate.open()
+    kept(service, result, name, script.prompt, (SEEN if begun else "") + REST, "left")
+
+
+def half_close(run: Run, service: Service, wires: Wires, result: Result, begun: bool, events: bool) -> None:
+    """A client that has said all it had to say still listens."""
+    name = f"half close {'midway' if begun else 'before the first text'}, {'events' if events else 'text'}"
+    gate = Gate()
+    script = run.upstream.script(delta(SEEN) if begun else [], wait_for(gate), LAST, finish(), done())
+    wire = wires.ask(service, script.prompt, events=events)
+    script.call()
+    if begun:
+        wire.until(len(SEEN.encode()))
+    wires.leave(wire, "half")
+    gate.open()
+    wire.over()
+    expected = (SEEN if begun else "") + REST
+    result.expect(wire.succeeded and wire.text.decode() == expected, f"{name}: {wire}")
+    kept(service, result, name, script.prompt, expected, "complete")
+
+
+def stop_reading(run: Run, service: Service, wires: Wires, result: Result, events: bool) -> None:
+    """A client that reads nothing more, of an answer larger than all the buffers on the way."""
+    name = f"a reader that stops, {'events' if events else 'text'}"
+    pieces = ["ü" * 10_000] * 150
+    script = run.upstream.script([delta(piece) for piece in pieces], finish(), done())
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", service.port))
+    wire = wires.ask(service, script.prompt, events=events, sock=sock, read=False)
+    let_go(service, wire, result, name)
+    kept(service, result, name, script.prompt, "".join(pieces), "left")
+    sock.close()
+
+
+def let_go(service: Service, wire: Wire, result: Result, name: str) -> None:
+    """Wait until the service has closed its side; more than HELD_S is a breach."""
+    since = wire.ended_at or wire.asked_at
+    try:
+        eventually(lambda: not is_held(service, wire.port), HELD_S + 5, "the end of the connection")
+    except AssertionError:
+        pass
+    seconds = time.monotonic() - since
+    result.recovery_s = max(result.recovery_s or 0.0, seconds)
+    print(f"   {name}: held {seconds:.1f}", flush=True)
+    result.expect(seconds <= HELD_S, f"{name}: held for {seconds:.0f} s and more")
+
+
+def is_held(service: Service, port: int) -> bool:
+    """Does a process still have the connection to this client's port?"""
+    with open("/proc/net/tcp") as lines:
+        next(lines)
+        for line in lines:
+            fields = line.split()
+            local, remote = (int(fields[column].split(":")[1], 16) for column in (1, 2))
+            if (local, remote) == (service.port, port) and fields[9] != "0":
+                return True
+    return False
+
+
+def kept(service: Service, result: Result, name: str, asked: str, expected: str, delivery: str) -> None:
+    """The answer is in history, whole, and its row says what was delivered."""
+    def row_of() -> dict[str, Any] | None:
+        rows = service.database.rows(  # type: ignore[union-attr]
+            "SELECT id, status, response, delivery FROM completions WHERE prompt = :prompt", prompt=asked)
+        return rows[0] if rows and rows[0]["status"] != "in_progress" and rows[0]["delivery"] else None
+    try:
+        row = eventually(row_of, 15, f"{name}: the end of the answer and the note of its delivery")
+    except AssertionError as error:
+        result.breaches.append(str(error))
+        return
+    whole_in_history = row and row["status"] == "completed" and row["response"] == expected
+    result.clean += bool(whole_in_history)
+    result.wrong += not whole_in_history
+    result.expect(whole_in_history, f"{name}: history says {row and row['status']}, {len(str(row and row['response']))} characters")
+    result.expect(row and row["delivery"] == delivery, f"{name}: delivery is {row and row['delivery']}")
+
+
+def unharmed(result: Result, others: list[Wire]) -> None:
+    """Streams that had nothing to do with it ended cleanly and never paused."""
+    for wire in others:
+        wire.over(60)
+        times = [at for at, _ in wire.arrivals]
+        gap_ms = max((b - a) * 1000 for a, b in itertools.pairwise(times))
+        print("gap", gap_ms)
+        result.expect(wire.succeeded, f"another stream: {wire}")
+        result.expect(gap_ms <= GAP_MS, f"another stream paused for {gap_ms:.0f} ms")
+        result.clean += wire.succeeded

