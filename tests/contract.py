@@ -9,12 +9,11 @@ from tests.client import Client, TextStream, eventually
 from tests.service import ROOT
 from tests.upstream import Script
 
-API = (ROOT / "docs" / "api.md").read_text()
 
-
-def table(heading: str, first: str) -> list[dict[str, str]]:
-    """The rows of the table under this heading whose first column is called `first`: a dict a row, backticks removed."""
-    lines = API[API.index(f" {heading}\n"):].splitlines()
+def table(heading: str, first: str, document: str = "api.md") -> list[dict[str, str]]:
+    """The rows of the table under this heading whose first column is called `first`: a dict a row, without backticks."""
+    text = (ROOT / "docs" / document).read_text()
+    lines = text[text.index(f" {heading}\n") :].splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first} |"))
     names = _cells(lines[start])
     rows = []

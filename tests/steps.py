@@ -83,6 +83,11 @@ def typing(*texts: str, every: float) -> list[Step]:
     return [role(), *(step for text in texts for step in (delta(text), pause(every))), finish(), usage(), done()]
 
 
+def held(gate: Gate, first: str, rest: str) -> list[Step]:
+    """A whole answer that stops after its first delta until the gate opens."""
+    return [delta(first), wait_for(gate), delta(rest), finish(), done()]
+
+
 def error_midway(message: str = "the model fell over", **fields: Any) -> Bytes:
     return event(json.dumps({"error": {"message": message, "type": "server_error"} | fields}))
 

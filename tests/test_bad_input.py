@@ -41,7 +41,8 @@ def test_a_body_that_is_not_json_is_refused(client: Client, name: str) -> None:
     is_problem(client.call("POST", "/stream", data=BROKEN_BODIES[name], headers=JSON), NOT_JSON)
 
 
-WRONG_KINDS = [None, "", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml", "json"]
+WRONG_KINDS = [
+    None, "", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml", "json"]
 
 
 @pytest.mark.parametrize("kind_of_content", WRONG_KINDS)
@@ -115,7 +116,7 @@ def test_numbers_beyond_all_bounds_are_refused(client: Client, body: bytes) -> N
 @pytest.mark.parametrize("number", [999_999_999, -1, 0, 2**31, 2**63, 10**30])
 def test_an_unknown_conversation_is_not_found(client: Client, number: int) -> None:
     response = client.ask("hello", conversation_id=number)
-    assert response.status_code == NOT_FOUND or (number < 1 or number >= 2**63) and response.status_code == WRONG_FIELD
+    assert response.status_code == NOT_FOUND or ((number < 1 or number >= 2**63) and response.status_code == WRONG_FIELD)
     is_problem(response, response.status_code)
 
 
@@ -135,7 +136,8 @@ def test_a_length_that_is_a_lie_is_not_waited_for(service: Service) -> None:
     assert answer.split()[1] == b"413"
 
 
-@pytest.mark.parametrize(("method", "path"), [("PUT", "/stream"), ("GET", "/stream"), ("PATCH", "/stream/1"), ("POST", "/history")])
+@pytest.mark.parametrize(("method", "path"), [
+    ("PUT", "/stream"), ("GET", "/stream"), ("PATCH", "/stream/1"), ("POST", "/history")])
 def test_another_method_is_refused(client: Client, method: str, path: str) -> None:
     response = client.call(method, path)
     is_problem(response, refusal("The method"))

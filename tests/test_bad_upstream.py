@@ -42,6 +42,7 @@ from tests.upstream import Upstream
 
 TEXT = "Zoë says 😀."
 SURROGATE = b'data: {"choices":[{"index":0,"delta":{"content":"lone \\ud83d!"},"finish_reason":null}]}\n\n'
+SMILE = delta("😀")
 ANSWER: list[Any] = answer(*TEXT)
 
 
@@ -63,17 +64,17 @@ ODD: dict[str, tuple[list[Any], str]] = {
     "usage before the end": ([usage(), delta("a"), usage(), finish(), done()], "a"),
     "usage null": ([chunk({"content": "a"}, usage=None), finish(), usage(), done()], "a"),
     "reasoning first": ([reasoning("hm"), reasoning("so"), delta("a"), finish(), done()], "a"),
-    "a character split over two reads": ([*split_at(delta("😀").data.index("😀".encode()) + 2, delta("😀")), finish(), done()], "😀"),
+    "a character split over two reads": ([*split_at(SMILE.data.index("😀".encode()) + 2, SMILE), finish(), done()], "😀"),
     "BOM": ([raw(b"\xef\xbb\xbf"), *ANSWER], TEXT),
     "no space after the colon": ([Bytes(step.data.replace(b"data: ", b"data:")) for step in ANSWER], TEXT),
     "event, id and retry lines": ([raw(b"event: message\nid: 1\nretry: 10\n"), *ANSWER], TEXT),
-    "data on several lines": ([raw(b'data: {"choices":\ndata: [{"index":0,"delta":\ndata: {"content":"a"}}]}\n\n'), finish(), done()], "a"),
+    "data on several lines": ([raw(b'data: {"choices":\ndata: [{"index":0,"delta":\ndata: {"content":"a"}}]}\n\n'), done()], "a"),
     "text in the last chunk": ([delta("a"), chunk({"content": "b"}, "stop"), done()], "ab"),
     "nothing after finish_reason": ([delta("a"), finish()], "a"),
     "a reset after finish_reason": ([delta("a"), finish(), reset()], "a"),
     "cut after [DONE]": ([delta("a"), done(), close()], "a"),
     "text after [DONE]": ([delta("a"), finish(), done(), delta("b")], "a"),
-    "unknown fields": ([chunk({"content": "a", "tool_calls": [], "refusal": None}, system_fingerprint="x"), finish(), done()], "a"),
+    "unknown fields": ([chunk({"content": "a", "tool_calls": [], "refusal": None}, system_fingerprint="x"), done()], "a"),
     "a second choice": ([delta("a"), event('{"choices":[{"index":1,"delta":{"content":"other"}}]}'), finish(), done()], "a"),
     "line separators of Unicode": ([delta("a\u2028b\u2029c\x85d"), finish(), done()], "a\u2028b\u2029c\x85d"),
     "a lone surrogate": ([raw(SURROGATE), finish(), done()], "lone \ufffd!"),

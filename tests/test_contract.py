@@ -1,6 +1,5 @@
 """The tables of docs/api.md and the program say the same."""
 from llmstream.endings import ENDINGS
-
 from tests.client import Client
 from tests.contract import endings, table
 from tests.upstream import Upstream

@@ -3,11 +3,11 @@ import html
 
 import pytest
 
-from tests.client import Client
+from tests.client import Client, eventually
 from tests.contract import is_problem
 from tests.exchange import Gate
 from tests.service import Service
-from tests.steps import answer, delta, done, finish, wait_for
+from tests.steps import answer, held
 from tests.upstream import Upstream
 
 
@@ -61,8 +61,9 @@ def test_twenty_are_given_unless_told_otherwise_and_never_more_than_a_hundred(se
     assert len(page) == 100 and before == page[-1]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=-1", "limit=ten", "limit=", "limit=1.5", "before=x", "before=-1",
-                                   "before=" + "9" * 30, "limit=" + "9" * 30])
+@pytest.mark.parametrize("query", [
+    "limit=0", "limit=101", "limit=-1", "limit=ten", "limit=", "limit=1.5", "limit=" + "9" * 30,
+    "before=x", "before=-1", "before=" + "9" * 30])
 def test_a_wrong_page_is_refused(client: Client, query: str) -> None:
     assert query.split("=")[0] in is_problem(client.get(f"/history?{query}"), 422)["errors"]
 
@@ -77,7 +78,8 @@ def test_what_is_not_there_is_not_found(client: Client, completion_id: str) -> N
     ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"),
     ("application/json, text/html;q=0.5", "application/json")])
 @pytest.mark.parametrize("path", ["/history", "/history/{id}"])
-def test_accept_chooses_between_json_and_a_page(client: Client, ids: list[int], path: str, accept: str | None, expected: str) -> None:
+def test_accept_chooses_between_json_and_a_page(
+        client: Client, ids: list[int], path: str, accept: str | None, expected: str) -> None:
     response = client.get(path.format(id=ids[0]), headers={"Accept": accept})
     assert response.status_code == 200
     assert response.headers["Content-Type"].startswith(expected)
@@ -107,9 +109,8 @@ def test_the_page_of_one_shows_all_about_it_and_its_conversation(client: Client,
 
 def test_an_answer_that_is_being_written_is_shown_as_it_stands(client: Client, upstream: Upstream) -> None:
     gate = Gate()
-    stream = client.stream_events(upstream.script(delta("so far so good"), wait_for(gate), delta(" and on"), finish(), done()).prompt)
+    stream = client.stream_events(upstream.script(*held(gate, "so far so good", " and on")).prompt)
     stream.until("delta")
-    from tests.client import eventually
     eventually(lambda: client.history(stream.completion_id)["response"] == "so far so good", 2, "storing")
     row = client.history(stream.completion_id)
     assert (row["status"], row["duration_ms"], row["finish_reason"]) == ("in_progress", None, None)

@@ -8,7 +8,7 @@ from tests.client import Client, TextStream
 from tests.contract import is_problem, refusal
 from tests.exchange import Gate
 from tests.service import Database, Service
-from tests.steps import answer, close, delta, done, finish, status, wait_for
+from tests.steps import answer, close, delta, held, status, wait_for
 from tests.upstream import Upstream
 
 
@@ -37,7 +37,7 @@ def test_the_same_body_gets_the_same_answer_without_a_second_call(
 def test_a_retry_while_it_runs_joins_it_from_the_first_byte(
         service: Service, twin: Service, upstream: Upstream, key: dict[str, str]) -> None:
     gate = Gate()
-    script = upstream.script(delta("first, "), wait_for(gate), delta("last"), finish(), done())
+    script = upstream.script(*held(gate, "first, ", "last"))
     streams = [service.client.stream_text(script.prompt, headers=key)]
     streams[0].read_until("first, ")
     streams += [client.stream_text(script.prompt, headers=key) for client in (service.client, service.client, twin.client)]

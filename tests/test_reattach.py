@@ -7,7 +7,7 @@ from tests.client import Client, TextStream
 from tests.contract import is_problem
 from tests.exchange import Gate
 from tests.service import Service
-from tests.steps import answer, delta, done, finish, role, wait_for
+from tests.steps import answer, delta, done, finish, held, role, wait_for
 from tests.upstream import Upstream
 
 HALVES = ("naïve 😀 — ", "שלום, e\u0301 𝄞!")
@@ -81,7 +81,7 @@ def test_a_live_answer_is_joined_at_every_byte(
 
 def test_a_join_at_the_very_end_of_a_live_answer_waits_for_more(service: Service, twin: Service, upstream: Upstream) -> None:
     gate = Gate()
-    first = service.client.stream_text(upstream.script(delta("so far"), wait_for(gate), delta(" and on"), finish(), done()).prompt)
+    first = service.client.stream_text(upstream.script(*held(gate, "so far", " and on")).prompt)
     first.read_until("so far")
     streams = [instance.client.reattach_events(first.completion_id, 6) for instance in (service, service, service, twin)]
     gate.open()
@@ -128,7 +128,7 @@ def test_more_than_a_live_answer_has_is_refused(service: Service, twin: Service,
     gate = Gate()
     stream = service.client.stream_text(upstream.script(delta("so far"), wait_for(gate), finish(), done()).prompt)
     stream.read_until("so far")
-    for instance in (service, service, twin):
+    for instance in (service, twin):
         is_problem(instance.client.reattach(stream.completion_id, 7), 422)
     gate.open()
     stream.text()
@@ -141,7 +141,7 @@ def test_what_is_not_there_is_not_found(client: Client, completion_id: str) -> N
 
 def test_a_reader_does_not_disturb_the_answer(client: Client, upstream: Upstream) -> None:
     gate = Gate()
-    script = upstream.script(delta("first "), wait_for(gate), delta("last"), finish(), done())
+    script = upstream.script(*held(gate, "first ", "last"))
     stream = client.stream_text(script.prompt)
     for _ in range(5):
         other = client.reattach_text(stream.completion_id)

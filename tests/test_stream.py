@@ -7,7 +7,7 @@ from tests.client import Client, TextStream
 from tests.contract import delivery_of, is_problem, refusal, table
 from tests.exchange import Gate
 from tests.service import Database
-from tests.steps import answer, delta, done, finish, role, usage, wait_for
+from tests.steps import answer, delta, done, finish, held, role, usage, wait_for
 from tests.upstream import Upstream
 
 
@@ -72,7 +72,7 @@ def test_the_whole_answer_is_stored_before_its_clean_end_is_seen(client: Client,
 
 def test_many_streams_at_once_each_get_their_own_answer(client: Client, upstream: Upstream) -> None:
     gate = Gate()
-    scripts = [upstream.script(delta(f"I am {i}, "), wait_for(gate), delta(f"still {i}"), finish(), done()) for i in range(60)]
+    scripts = [upstream.script(*held(gate, f"I am {i}, ", f"still {i}")) for i in range(60)]
     streams = [client.stream_text(script.prompt) for script in scripts]
     gate.open()
     for i, stream in enumerate(streams):

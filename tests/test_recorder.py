@@ -1,0 +1,186 @@
+"""The recorder alone, on a database that fails: commits of unknown outcome, outages, rows that another one took over."""
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from sqlalchemy import Engine, create_engine, text
+
+from llmstream import accounts, extensions
+from llmstream.endings import completed
+from llmstream.extensions import db, engine_options
+from llmstream.models import now
+from llmstream.recorder import NotStored, Recorder
+from llmstream.transcript import Transcript
+
+assert accounts  # its tables belong to the schema
+
+
+class Commits:
+    """What is to happen at the next commits: "fails" loses it, "lands" keeps it and says that it failed."""
+
+    def __init__(self) -> None:
+        self.next: list[str] = []
+        self.away = False
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
+    commits, commit = Commits(), extensions.OffHubConnection.commit
+
+    def commit_or_not(connection: Any) -> None:
+        happens = commits.next.pop(0) if commits.next else ""
+        if commits.away or happens == "fails":
+            raise extensions.sqlite.OperationalError("disk I/O error")
+        commit(connection)
+        if happens == "lands":
+            raise extensions.sqlite.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(extensions.OffHubConnection, "commit", commit_or_not)
+    return commits
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    url = f"sqlite:///{tmp_path / 'alone.db'}"
+    engine = create_engine(url, **engine_options(url))
+    db.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def recorder(engine: Engine) -> Recorder:
+    return Recorder(engine)
+
+
+def begin(recorder: Recorder, key: str = "key") -> Transcript:
+    return recorder.begin({
+        "conversation_id": None, "owner": "local", "source": "api", "prompt": "Hello", "parameters": {}, "request_model": "m",
+        "provider_name": "p", "idempotency_key": key, "body_hash": "h", "created_at": now()})
+
+
+def rows(engine: Engine, query: str) -> list[dict[str, Any]]:
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(text(query)).mappings()]
+
+
+def until(look: Callable[[], Any], within: float = 4.0) -> None:
+    end = time.monotonic() + within
+    while not look():
+        assert time.monotonic() < end, "it did not happen"
+        gevent.sleep(0.01)
+
+
+def stored(transcript: Transcript) -> bool:
+    return transcript.stored == len(transcript.text)
+
+
+def test_a_begin_of_unknown_outcome_makes_one_row(recorder: Recorder, engine: Engine, commits: Commits) -> None:
+    commits.next = ["lands", "fails", "lands"]
+    transcript = begin(recorder)
+    assert rows(engine, "SELECT id, status, prompt FROM completions") == [
+        {"id": transcript.id, "status": "in_progress", "prompt": "Hello"}]
+    assert len(rows(engine, "SELECT id FROM conversations")) == 1
+
+
+def test_text_of_unknown_outcome_is_stored_once(recorder: Recorder, engine: Engine, commits: Commits) -> None:
+    transcript = begin(recorder)
+    for word in ("one ", "two 😀 ", "three "):
+        commits.next = ["lands", "fails", "lands"]
+        recorder.append(transcript, word)
+        gevent.sleep(0.1)
+        recorder.append(transcript, "and ")  # comes while the outcome is unknown
+        until(lambda: stored(transcript))
+    chunks = rows(engine, "SELECT start, text FROM chunks ORDER BY start")
+    assert "".join(chunk["text"] for chunk in chunks) == "one and two 😀 and three and "
+    starts = [chunk["start"] for chunk in chunks]
+    assert starts == [len("".join(chunk["text"] for chunk in chunks[:i]).encode()) for i in range(len(chunks))]
+
+
+def test_an_ending_of_unknown_outcome_is_shown_as_it_was_stored(
+        recorder: Recorder, engine: Engine, commits: Commits) -> None:
+    transcript = begin(recorder)
+    recorder.append(transcript, "all of it")
+    commits.next = ["lands"]
+    recorder.finish(transcript, completed("stop"))
+    assert transcript.ended is None, "nobody sees an end that is not stored"
+    until(lambda: transcript.ended)
+    assert transcript.ended and transcript.ended.status == "completed"
+    assert rows(engine, "SELECT status, response, finish_reason FROM completions") == [
+        {"status": "completed", "response": "all of it", "finish_reason": "stop"}]
+    assert rows(engine, "SELECT * FROM chunks") == []
+
+
+def test_what_comes_during_an_outage_is_kept_and_stored_after_it(recorder: Recorder, engine: Engine, commits: Commits) -> None:
+    transcript = begin(recorder)
+    commits.away = True
+    for i in range(20):
+        recorder.append(transcript, f"word{i} ")
+        gevent.sleep(0.02)
+    recorder.finish(transcript, completed("stop"))
+    gevent.sleep(0.3)
+    assert transcript.ended is None and rows(engine, "SELECT * FROM chunks") == []
+    commits.away = False
+    until(lambda: transcript.ended)
+    (row,) = rows(engine, "SELECT status, response FROM completions")
+    assert row == {"status": "completed", "response": "".join(f"word{i} " for i in range(20))}
+
+
+def test_a_begin_during_an_outage_is_given_up_after_three_seconds(recorder: Recorder, engine: Engine, commits: Commits) -> None:
+    commits.away = True
+    began = time.monotonic()
+    with pytest.raises(NotStored):
+        begin(recorder)
+    assert 2.5 < time.monotonic() - began < 4
+    commits.away = False
+    begin(recorder, "another")
+    gevent.sleep(0.5)
+    left = rows(engine, "SELECT status, error_type FROM completions WHERE idempotency_key = 'key'")
+    assert left in ([], [{"status": "failed", "error_type": "not_started"}])
+
+
+def test_a_begin_that_landed_though_it_was_given_up_is_called_not_started(
+        recorder: Recorder, engine: Engine, commits: Commits) -> None:
+    commits.next = ["fails"] * 100
+    giving_up = gevent.spawn(begin, recorder)
+    gevent.sleep(2.9)
+    commits.next = ["lands"] + ["fails"] * 2  # it lands in the last moment, but is known only later
+    with pytest.raises(NotStored):
+        giving_up.get()
+    until(lambda: [row for row in rows(engine, "SELECT status FROM completions") if row["status"] != "in_progress"]
+          or not rows(engine, "SELECT status FROM completions"), within=20)
+    left = rows(engine, "SELECT status, error_type, response FROM completions")
+    assert left in ([], [{"status": "failed", "error_type": "not_started", "response": ""}])
+
+
+def test_a_row_that_another_one_ended_is_not_written_again(recorder: Recorder, engine: Engine, commits: Commits) -> None:
+    """A worker that was given up for dead and comes back changes nothing, and says so."""
+    transcript = begin(recorder)
+    recorder.append(transcript, "mine ")
+    until(lambda: stored(transcript))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE completions SET status = 'incomplete', error_type = 'worker_lost', "
+                                "reason = 'Recovered.', response = 'mine '"))
+        connection.execute(text("DELETE FROM chunks"))
+    recorder.append(transcript, "too late")
+    until(lambda: transcript.ended)
+    assert transcript.ended and (transcript.ended.status, transcript.ended.error_type) == ("incomplete", "worker_lost")
+    assert rows(engine, "SELECT status, response FROM completions") == [{"status": "incomplete", "response": "mine "}]
+    assert rows(engine, "SELECT * FROM chunks") == []
+
+
+def test_one_outage_hurts_no_other_answer(recorder: Recorder, engine: Engine, commits: Commits) -> None:
+    transcripts = [begin(recorder, f"key {i}") for i in range(10)]
+    for round_ in range(5):
+        commits.next = ["fails", "lands"]
+        for i, transcript in enumerate(transcripts):
+            recorder.append(transcript, f"{i}.{round_} ")
+        gevent.sleep(0.05)
+    for transcript in transcripts:
+        recorder.finish(transcript, completed("stop"))
+    until(lambda: all(transcript.ended for transcript in transcripts))
+    texts = [row["response"] for row in rows(engine, "SELECT response FROM completions ORDER BY id")]
+    assert texts == ["".join(f"{i}.{round_} " for round_ in range(5)) for i in range(10)]
