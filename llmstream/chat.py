@@ -12,7 +12,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, validate
 from werkzeug.exceptions import HTTPException
 
 from .ask import Asked, ask, find, generation, stop_answer
-from .delivery import bound_slow_reader, noted
+from .delivery import STREAM_HEADERS, bound_slow_reader, noted
 from .endings import Ending
 from .errors import Unprocessable
 from .generation import tail
@@ -20,7 +20,6 @@ from .models import Completion, Conversation, db, turns
 from .schemas import BIGGEST_ID, Digits, KeySchema, PromptSchema
 
 bp = Blueprint("chat", __name__)
-STREAM_HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 AnId = Digits(validate=validate.Range(1, BIGGEST_ID))
 FormSchema = Schema.from_dict({name: AnId for name in ("conversation", "conversation_id", "regenerate", "stop")})
 
