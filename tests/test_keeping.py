@@ -16,7 +16,7 @@ from tests.steps import answer, delta, done, finish, held, role, typing, wait_fo
 from tests.upstream import Upstream
 
 Launch = Callable[..., Service]
-LAG_S = 0.25  # what a test allows for "50 ms plus one commit" on a busy machine
+LAG_S = 0.5  # what a test allows for "50 ms plus one commit" on a busy machine
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def test_a_killed_machine_loses_no_more_than_the_last_moment(start: Launch, upst
     stream = dead.client.stream_text(upstream.script(*typing(*words, every=0.005)).prompt)
     follower = alive.client.reattach_events(stream.completion_id)
     arrivals: list[tuple[float, int]] = []
-    while len(stream.received) < 1000:
+    while len(stream.received) < 2000:
         stream.more()
         arrivals.append((time.monotonic(), len(stream.received)))
     killed = time.monotonic()
