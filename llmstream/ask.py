@@ -16,8 +16,9 @@ from .context import context_for
 from .errors import Unprocessable, conversation_busy, not_stored
 from .generation import Generation
 from .models import Completion, Conversation, db, now, turns
-from .recorder import NotStored, Taken
+from .recorder import NotStored
 from .schemas import BIGGEST_ID
+from .storage import Taken
 from .transcript import Transcript
 
 OWNER = "local"  # until there is a login

@@ -12,7 +12,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, validate
 from werkzeug.exceptions import HTTPException
 
 from .ask import Asked, ask, find, generation, stop_answer
-from .delivery import STREAM_HEADERS, bound_slow_reader, noted
+from .delivery import STREAM_HEADERS, bound_slow_reader, noted, while_there
 from .endings import Ending
 from .errors import Unprocessable
 from .generation import tail
@@ -43,7 +43,7 @@ def send() -> Any:
         return refused(error, ids.get("conversation_id"), form.get("prompt", ""))
     page = context(asked.transcript.conversation_id, live=Live(asked))
     db.session.remove()  # what the page shows is loaded; no connection is held while the answer is awaited
-    bound_slow_reader(request.environ.get("gunicorn.socket"))
+    bound_slow_reader(request.environ.get("gunicorn.socket"), current_app.config["LLMSTREAM_READER_TIMEOUT_S"])
     return Response(stream_template("chat.html", **page), mimetype="text/html", headers=STREAM_HEADERS)
 
 
@@ -77,7 +77,8 @@ class Live:
     def __init__(self, asked: Asked) -> None:
         self.ending: Ending | None = None
         self.transcript, pieces = asked.transcript, tail(asked.transcript)
-        self._pieces = noted(pieces, self.transcript, generation().recorder) if asked.is_new else pieces
+        pieces = noted(pieces, self.transcript, generation().recorder) if asked.is_new else pieces
+        self._pieces = while_there(pieces, request.environ.get("gunicorn.socket"))
 
     @property
     def pieces(self) -> Iterator[bytes]:

@@ -16,8 +16,8 @@ from .errors import NoAnswer
 from .recorder import Recorder
 from .transcript import Transcript
 
-READER_S = 30  # a client that takes nothing for so long is let go
 SEND_BUFFER_BYTES = 65536
+STREAM_HEADERS = {"Vary": "Accept", "Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 Pieces = Generator[bytes, None, Ending]  # what generation.tail gives; b"" is a sign of life
 
 
@@ -37,7 +37,14 @@ def text(pieces: Pieces, transcript: Transcript) -> Iterator[bytes]:
         if end.value.status != "completed":
             raise NoAnswer(transcript, end.value) from None
         return iter(())
+    except Cut as cut:
+        return raising(cut)
     return from_first(first, pieces)
+
+
+def raising(error: Exception) -> Iterator[bytes]:
+    raise error
+    yield
 
 
 def from_first(first: bytes, pieces: Pieces) -> Iterator[bytes]:
@@ -98,10 +105,46 @@ def noted(pieces: Pieces, transcript: Transcript, recorder: Recorder) -> Pieces:
         recorder.note(transcript.id or 0, delivered_bytes=sent, delivery=delivery, added_ms=added_ms)
 
 
-def bound_slow_reader(connection: socket.socket | None) -> None:
-    """A client that stops reading, or whose link goes down, is let go after READER_S; its answer goes on being written."""
-    if connection is not None:
-        connection.settimeout(READER_S)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, READER_S * 1000)
+def while_there(pieces: Pieces, connection: socket.socket | None) -> Pieces:
+    """Pass the pieces on. Raises Cut where the client has hung up and no text comes whose sending would tell.
+
+    A client may also close its own direction only, and wait; so it is let go at the second pause in a row, not at once.
+    """
+    pauses = 0
+    with closing(pieces):
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as end:
+                return end.value
+            pauses = pauses + 1 if not piece and has_hung_up(connection) else 0
+            if pauses == 2:
+                raise Cut
+            yield piece
+
+
+def has_hung_up(connection: socket.socket | None) -> bool:
+    if connection is None:
+        return False
+    patience = connection.gettimeout()
+    connection.settimeout(0)
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        connection.settimeout(patience)
+
+
+def bound_slow_reader(connection: socket.socket | None, seconds: float) -> None:
+    """A client that takes nothing for `seconds`, or whose link goes down, is let go; its answer goes on being written."""
+    if connection is None:
+        return
+    connection.settimeout(seconds)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # finds a dead link where nothing is being sent
+    for name, value in (("TCP_KEEPIDLE", seconds / 4), ("TCP_KEEPINTVL", seconds / 10), ("TCP_USER_TIMEOUT", seconds * 1000)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(value)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import gevent
@@ -72,10 +73,13 @@ def set_pragmas(connection: Any, _record: Any) -> None:
 
 
 @event.listens_for(Engine, "do_connect")
-def bound_waits(dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:
-    """PostgreSQL's own timeouts do not fire where its process is frozen, so every wait for it has a limit of ours."""
-    if dialect.name != "postgresql":
-        return None
+def connect_postgresql(dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:
+    return bound_connection().connect(**parameters) if dialect.name == "postgresql" else None
+
+
+@cache
+def bound_connection() -> Any:
+    """psycopg's connection, with a limit on every wait: PostgreSQL's own do not fire where its process is frozen."""
     import psycopg  # here, since it must come after patch_all()
 
     class BoundConnection(psycopg.Connection[Any]):
@@ -87,7 +91,7 @@ def bound_waits(dialect: Any, _record: Any, _arguments: Any, parameters: dict[st
                 self.pgconn.finish()  # whatever it was about to say, nobody listens any more
                 raise psycopg.OperationalError(f"PostgreSQL said nothing for {COMMIT_LIMIT_S:g} s") from None
 
-    return BoundConnection.connect(**parameters)
+    return BoundConnection
 
 
 class OffHubCursor(sqlite.Cursor):
@@ -184,7 +188,7 @@ def _pool() -> ThreadPool:
 def transact(connection: Connection, work: Callable[[Connection], T]) -> T:
     """Run `work` in one write transaction, on SQLite in a single visit of a thread. After any error `connection` is unusable.
 
-    Raises what the database raises, and OperationalError after COMMIT_LIMIT_S.
+    Raises what the database raises; on PostgreSQL TimeoutError after COMMIT_LIMIT_S. A disk that hangs is waited for.
     """
 
     def transaction() -> T:

@@ -26,7 +26,7 @@ from .transcript import Lost, Transcript
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
-PING_S = 10.0
+LINGER_FROM, LINGER_EACH_S, LINGER_MOST_S = 20, 0.0005, 0.1  # streams of this worker; seconds for each beyond; seconds
 completions = Completion.__table__
 chunks = Chunk.__table__
 
@@ -41,6 +41,7 @@ class Generation:
         self.upstream = Upstream.from_config(config)
         self.max_bytes: int = config["LLMSTREAM_MAX_ANSWER_BYTES"]
         Transcript.max_unstored_s = config["LLMSTREAM_MAX_UNSTORED_S"]
+        Transcript.ping_s = min(10.0, config["LLMSTREAM_READER_TIMEOUT_S"] / 1.5)  # only a ping shows that a client is gone
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy, no .netrc: the settings alone say where prompts go
         self._writers: dict[int, gevent.Greenlet] = {}
@@ -104,7 +105,13 @@ class Generation:
                 input_tokens, output_tokens = delta.input_tokens, delta.output_tokens
             if len(delta.text.encode()) > room:
                 raise ProviderError("answer_too_long")
+            if (linger := self._linger()) > 0:
+                gevent.sleep(linger)
         return completed(finish_reason)._replace(input_tokens=input_tokens, output_tokens=output_tokens)
+
+    def _linger(self) -> float:
+        """Seconds until the next look at this upstream. A visit costs, not a byte: the more streams, the rarer and richer."""
+        return min((len(self._writers) - LINGER_FROM) * LINGER_EACH_S, LINGER_MOST_S)
 
     def stop(self, completion_id: int, error_type: str = "cancelled") -> None:
         """End an answer that this worker writes, and hang up on the model. Does nothing if there is none."""
@@ -185,7 +192,7 @@ class Generation:
 
 
 def tail(transcript: Transcript, after: int = 0) -> Generator[bytes, None, Ending]:
-    """The answer's bytes from `after` on as they come, and b"" where nothing came for PING_S. Returns how it ended."""
+    """The answer's bytes from `after` on as they come, and b"" where nothing came for `ping_s`. Returns how it ended."""
     while True:
         piece, ending = transcript.read(after)
         if piece:
@@ -193,7 +200,7 @@ def tail(transcript: Transcript, after: int = 0) -> Generator[bytes, None, Endin
             yield piece
         elif ending:
             return ending
-        elif not transcript.wait(PING_S):
+        elif not transcript.wait(transcript.ping_s):
             yield b""
 
 

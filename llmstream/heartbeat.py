@@ -1,7 +1,7 @@
 """Who is alive: each worker raises its beat, and ends the rows of a worker whose beat stands still.
 
 A worker is gone when its beat was the same in six readings in a row, one a second, each of them after the reader committed a
-beat of its own. Clocks play no part, and time in which the database stands still does not count: then nobody reads.
+beat of its own. Clocks play no part in it, and time in which the database stands still does not count: then nobody reads.
 """
 
 from __future__ import annotations

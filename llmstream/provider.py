@@ -7,7 +7,6 @@ drip), every size has a cap, and an end counts as success only if the protocol s
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +18,10 @@ import requests
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from .endings import broken
-from .sse import Event, Parser, TooLong
+from .sse import Event, Parser
+from .wire import Body, Patience
 
-READ_BYTES = 65536
 ERROR_BYTES = 16384
-AFTER_FINISH_S = 2.0  # how long the token counts may come behind the finish_reason
 ERROR_TYPES = {401: "upstream_auth", 403: "upstream_auth", 429: "upstream_rate_limited"}
 CONTEXT_ERRORS = ("context_length_exceeded", "exceed_context_size", "maximum context length")
 
@@ -63,22 +61,18 @@ class Upstream:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Upstream:
         limits = [config[f"LLMSTREAM_{name}_TIMEOUT_S"] for name in ("CONNECT", "FIRST_TOKEN", "IDLE", "TOTAL")]
-        return cls(config["OPENAI_BASE_URL"].rstrip("/"), config["OPENAI_API_KEY"], config["BUNDLED"], *limits)
+        return cls(config["OPENAI_BASE_URL"], config["OPENAI_API_KEY"], config["BUNDLED"], *limits)
 
     @property
     def name(self) -> str:
-        return "bundled" if self.bundled else self.base_url.split("//")[-1].split("/")[0].split("@")[-1]
+        return "bundled" if self.bundled else self.base_url.split("/")[2]
 
 
 def stream(
-    session: requests.Session,
-    upstream: Upstream,
-    model: str,
-    messages: list[dict[str, str]],
-    parameters: dict[str, Any],
+    session: requests.Session, upstream: Upstream, model: str, messages: list[dict[str, str]], parameters: dict[str, Any]
 ) -> Iterator[Delta]:
     """Ask the model and give what arrives as it arrives. Raises ProviderError. Closing the iterator hangs up."""
-    patience = Patience(upstream)
+    patience = Patience(upstream.first_token_s, upstream.idle_s, upstream.total_s)
     body = {"model": model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}, **parameters}
     try:
         with patience.limit(), translated():
@@ -95,29 +89,13 @@ def stream(
         response.close()
 
 
-class Patience:
-    """How long the next wait may be: until the first token, then from each event to the next, and never beyond the total."""
-
-    def __init__(self, upstream: Upstream) -> None:
-        self._idle_s = upstream.idle_s
-        self._end = time.monotonic() + upstream.total_s
-        self._next = time.monotonic() + upstream.first_token_s
-        self.finished = False
-
-    def limit(self) -> gevent.Timeout:
-        seconds = max(0.001, min(self._next, self._end) - time.monotonic())
-        return gevent.Timeout(seconds, ProviderError("upstream_timeout"))
-
-    def renew(self, finished: bool) -> None:
-        self.finished = self.finished or finished
-        self._next = time.monotonic() + (AFTER_FINISH_S if self.finished else self._idle_s)
-
-
 @contextmanager
 def translated() -> Iterator[None]:
     """Whatever requests and urllib3 raise, as a ProviderError."""
     try:
         yield
+    except (TimeoutError, gevent.Timeout) as error:
+        raise ProviderError("upstream_timeout") from error
     except (requests.ConnectionError, requests.Timeout) as error:
         inner = error.args[0] if error.args else None
         if isinstance(inner, MaxRetryError):
@@ -159,39 +137,53 @@ def check(response: requests.Response, upstream: Upstream) -> None:
 
 
 def read(response: requests.Response, upstream: Upstream, patience: Patience) -> Iterator[Delta]:
-    parser = Parser()
+    parser, body = Parser(), Body(response)
     while True:
         try:
-            with patience.limit(), translated():
-                received = response.raw.read1(READ_BYTES)
-            if not received:
-                raise ProviderError("upstream_cut")
-            events = parser.feed(received)
+            events = receive(body, parser, patience)
         except ProviderError:
             if patience.finished:  # the model had finished; only what follows is missing
                 return
             raise
-        except TooLong as error:
-            raise ProviderError("upstream_invalid") from error
-        if not events:
-            continue
-        delta = merge(events, upstream)
-        if delta is None:
-            continue
-        patience.renew(delta.finish_reason is not None)
-        yield delta
-        if delta.done:
-            return
+        delta, error = merge(events, upstream)
+        if delta:
+            patience.renew(delta.finish_reason is not None)
+            yield delta
+            if delta.done:
+                return
+        if error:
+            raise error
 
 
-def merge(events: list[Event], upstream: Upstream) -> Delta | None:
-    """All events of one read as one delta; None if they said nothing that counts as a sign of life."""
+def receive(body: Body, parser: Parser, patience: Patience) -> list[Event]:
+    """The events that are complete with the next read. Raises ProviderError, also where the body ends."""
+    try:
+        parser.check()
+        received = body.read(patience.seconds())
+        if received is None:
+            raise ProviderError("upstream_cut")
+        return parser.feed(received)
+    except TimeoutError as error:
+        raise ProviderError("upstream_timeout") from error
+    except OSError as error:
+        raise ProviderError("upstream_cut") from error
+    except ValueError as error:  # Malformed, TooLong
+        raise ProviderError("upstream_invalid") from error
+
+
+def merge(events: list[Event], upstream: Upstream) -> tuple[Delta | None, ProviderError | None]:
+    """All events of one read as one delta, None if nothing in them is a sign of life; and the error that came behind it."""
     text: list[str] = []
     found: dict[str, Any] = {}
+    failure = None
     for event in events:
         if event.data == "[DONE]":
-            return Delta("".join(text), **{**found, "done": True})
-        chunk = parse(event.data, upstream)
+            return Delta("".join(text), **{**found, "done": True}), None
+        try:
+            chunk = parse(event.data, upstream)
+        except ProviderError as error:
+            failure = error
+            break
         for choice in chunk.get("choices") or []:
             if choice.get("index"):
                 continue  # we asked for one answer
@@ -201,7 +193,7 @@ def merge(events: list[Event], upstream: Upstream) -> Delta | None:
             found |= {"input_tokens": usage.get("prompt_tokens"), "output_tokens": usage.get("completion_tokens")}
         if model := chunk.get("model"):
             found["model"] = clean(model)[:200]
-    return Delta("".join(text), **found) if text or "input_tokens" in found else None
+    return (Delta("".join(text), **found) if text or "input_tokens" in found else None), failure
 
 
 def parse(data: str, upstream: Upstream) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine
 
 from .endings import Ending, broken
 from .extensions import is_passing, transact
-from .storage import Taken, Write, snapshot, write
+from .storage import Write, snapshot, write
 from .transcript import Lost, Transcript
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,6 @@ BEGIN_S = 3.0
 RETRY_S = 0.25
 STORE_WAIT_S = 30.0  # how long an answer waits whose unstored text has reached the cap
 MAX_UNSTORED_BYTES = 1 << 20  # of one answer, held while the database takes no writes
-
-__all__ = ["NotStored", "Recorder", "Taken"]
-
 
 class NotStored(Exception):
     """The prompt could not be stored within BEGIN_S. The model was not asked."""
@@ -56,8 +53,10 @@ class Recorder:
         transcript, done = Transcript(row), Event()
         self._beginning[transcript] = done
         self._wake()
-        stored = done.wait(BEGIN_S)
-        self._beginning.pop(transcript, None)  # withdrawn, where it is not yet stored
+        try:
+            stored = done.wait(BEGIN_S)
+        finally:
+            self._beginning.pop(transcript, None)  # withdrawn, where it is not yet stored
         if error := self._refused.pop(transcript, None):
             raise error
         if not stored:
@@ -89,7 +88,7 @@ class Recorder:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.live or self._notes)
+        return bool(self._beginning or self.live or self._notes)
 
     def _wake(self) -> None:
         self._urgent.set()
@@ -98,16 +97,12 @@ class Recorder:
     def _run(self) -> None:
         while True:
             self._work.wait()
-            self._urgent.wait(
-                FLUSH_S
-            )  # text may gather for a moment; a begin or an ending goes at once, with all there is
+            self._urgent.wait(FLUSH_S)  # text may gather for a moment; a begin or an ending goes at once, with all there is
             self._work.clear()
             self._urgent.clear()
             try:
                 self._visit()
-            except (
-                Exception
-            ) as error:  # nothing may end the flusher: what is not stored stays in memory and is tried again
+            except Exception as error:  # nothing may end the flusher: what is not stored stays in memory
                 log.warning("storing failed, trying again: %s", error, exc_info=not is_passing(error))
                 self._work.set()
                 gevent.sleep(RETRY_S)
@@ -124,6 +119,7 @@ class Recorder:
             log.warning("one of %d writes was refused, writing each alone: %s", len(batch), error)
             for lone in batch:
                 self._store_alone(lone)
+            self._notes = notes + self._notes  # they go with the next visit
 
     def _store_alone(self, lone: Write) -> None:
         try:
@@ -166,7 +162,10 @@ class Recorder:
             self._settle(transcript, done.not_ours or done.ending)
         else:
             transcript.stored, transcript.piece_end = done.end, None
-            transcript.unstored_since = time.monotonic() if len(transcript.text) > done.end else None
+            transcript.unstored_since = None
+            if len(transcript.text) > done.end:
+                transcript.unstored_since = time.monotonic()
+                self._work.set()
             transcript.tell()
 
     def _begun(self, done: Write) -> None:

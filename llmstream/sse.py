@@ -40,8 +40,13 @@ class Parser:
         self._event, self._id, self._size = "", "", 0
         self._data: list[str] = []
 
+    def check(self) -> None:
+        """Raise TooLong if an event is. Apart from `feed`, so that the events before it are not lost."""
+        if self._size > self.limit:
+            raise TooLong(f"one event is longer than {self.limit} bytes")
+
     def feed(self, received: bytes) -> list[Event]:
-        """The events that these bytes complete. Raises TooLong."""
+        """The events that these bytes complete. What follows an event that is too long is passed over: see `check`."""
         if self._after_cr and received:
             received = received[1:] if received[:1] == b"\n" else received
             self._after_cr = False
@@ -49,7 +54,7 @@ class Parser:
         for line in received.splitlines(keepends=True):  # bytes split at CR, LF and CRLF only
             self._size += len(line)
             if self._size > self.limit:
-                raise TooLong(f"one event is longer than {self.limit} bytes")
+                break
             self._line.append(line)
             if line.endswith((b"\n", b"\r")):
                 whole, self._line = b"".join(self._line).rstrip(b"\r\n"), []

@@ -117,8 +117,7 @@ def _lock(connection: Connection, ids: list[int | None], worker: tuple[str, int]
 
 def _ending_of(connection: Connection, completion_id: int | None) -> Ending:
     """How a row ended that is not ours any more: by our own uncertain commit, by recovery, or by deletion."""
-    columns = ("status", "reason", "error_type", "finish_reason", "input_tokens", "output_tokens")
-    query = select(*(completions.c[name] for name in columns)).where(completions.c.id == completion_id)
+    query = select(*(completions.c[name] for name in Ending._fields)).where(completions.c.id == completion_id)
     row = connection.execute(query).first()
     return Ending(*row) if row and row.status != "in_progress" else broken("worker_lost")
 

@@ -8,14 +8,13 @@ import time
 from flask import Blueprint, Response, abort, current_app, request
 
 from .ask import Asked, ask, follow, generation, stop_answer
-from .delivery import bound_slow_reader, events, noted, text, whole
+from .delivery import STREAM_HEADERS, bound_slow_reader, events, noted, text, while_there, whole
 from .errors import Unprocessable
 from .generation import tail
 from .schemas import AfterSchema, CompletionSchema, KeySchema, LastEventSchema, PromptSchema
 from .transcript import Transcript
 
 bp = Blueprint("stream", __name__)
-STREAM_HEADERS = {"Vary": "Accept", "Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 CATCH_UP_S = 2.0  # another worker's client may have seen a little more than is stored yet
 
 
@@ -91,13 +90,13 @@ def check_offset(transcript: Transcript, after: int, as_events: bool) -> None:
 
 def respond(asked: Asked, after: int, as_events: bool) -> Response:
     """The answer as a response. What fails before the first text is a true HTTP error, except in events, which begin at once."""
-    transcript = asked.transcript
+    transcript, connection = asked.transcript, request.environ.get("gunicorn.socket")
+    bound_slow_reader(connection, current_app.config["LLMSTREAM_READER_TIMEOUT_S"])
     pieces = tail(transcript, after)
     if asked.is_new:
         pieces = noted(pieces, transcript, generation().recorder)
-    chunks = events(pieces, transcript, after) if as_events else text(pieces, transcript)
+    chunks = events(pieces, transcript, after) if as_events else text(while_there(pieces, connection), transcript)
     body = whole(chunks, transcript) if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else chunks
-    bound_slow_reader(request.environ.get("gunicorn.socket"))
     response = Response(body, mimetype="text/event-stream" if as_events else "text/plain", headers=STREAM_HEADERS)
     response.headers["Completion-Id"] = str(transcript.id)
     response.headers["Conversation-Id"] = str(transcript.conversation_id)

@@ -24,6 +24,7 @@ class Transcript:
     """
 
     max_unstored_s = 5.0
+    ping_s = 10.0
 
     def __init__(self, row: dict[str, Any] | None = None, completion_id: int | None = None) -> None:
         self.row = row or {}

@@ -72,6 +72,7 @@ def test_an_event_that_never_ends_is_refused_early() -> None:
         with pytest.raises(TooLong):
             for _ in range(100):
                 parser.feed(piece)
+                parser.check()
 
 
 def test_many_small_events_and_comments_are_no_long_one() -> None:
