@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask, Response, json, render_template, request
 from marshmallow import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
-from werkzeug.exceptions import Conflict, HTTPException, InternalServerError, ServiceUnavailable, UnprocessableEntity
+from werkzeug.exceptions import Conflict, HTTPException, InternalServerError, NotFound, ServiceUnavailable, UnprocessableEntity
 from werkzeug.http import HTTP_STATUS_CODES
 
 from .endings import ENDINGS, Ending
@@ -17,6 +17,7 @@ from .transcript import Transcript
 
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = 5
+NO_PAGE = "There is nothing at this address. The history, at /history, shows every answer that was kept."
 
 
 class Unprocessable(UnprocessableEntity):
@@ -59,7 +60,7 @@ def problem(error: HTTPException) -> Response:
         "type": "about:blank",
         "title": HTTP_STATUS_CODES.get(code, "Error"),
         "status": code,
-        "detail": error.description,
+        "detail": NO_PAGE if error.description == NotFound.description else error.description,
     }
     for name in ("errors", "completion_id", "error_type"):
         if value := getattr(error, name, None):

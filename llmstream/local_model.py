@@ -124,6 +124,7 @@ def serve() -> int:
         params.hostnames, params.port = ["127.0.0.1"], int(os.environ["MODEL_PORT"])
         params.model_alias, params.api_keys = [os.environ["MODEL_NAME"]], [os.environ["MODEL_KEY"]]
         params.n_parallel, params.n_ctx = SLOTS, SLOTS * SLOT_TOKENS
+        params.n_predict = 1024  # so small a model can ramble; a request may say otherwise
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         params.cpuparams.n_threads = max(1, min(8, cores - 1))  # one is left to the workers
         params.cache_ram_mib = 256  # prompts of earlier turns; its own default is 8 GiB
