@@ -45,6 +45,10 @@ class Wire:
     def completion_id(self) -> int:
         return int(self.headers["completion-id"])
 
+    @property
+    def conversation_id(self) -> int:
+        return int(self.headers["conversation-id"])
+
     def until(self, size: int, within: float = 20.0) -> None:
         """Wait for so many bytes of text."""
         with self._news:
