@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import gevent
 from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, select, update
+from sqlalchemy.exc import DBAPIError
 
 from .endings import broken
 from .extensions import is_passing, transact
@@ -117,5 +118,12 @@ def end_orphan(connection: Connection, completion_id: int, error_type: str = "wo
     row = {**broken(error_type, kept if error_type == "worker_lost" else "")._asdict(), "response": text}
     if pieces:
         row |= {"time_to_first_token_ms": pieces[0].at_ms, "duration_ms": pieces[-1].at_ms}
-    connection.execute(update(completions).where(completions.c.id == completion_id).values(row))
+    this = update(completions).where(completions.c.id == completion_id)
+    try:
+        with connection.begin_nested():
+            connection.execute(this.values(row))
+    except DBAPIError as error:  # one row that the database refuses must not keep the others from being ended
+        if is_passing(error):
+            raise
+        connection.execute(this.values({**broken("storage_rejected")._asdict(), "response": ""}))
     connection.execute(delete(chunks).where(chunks.c.completion_id == completion_id))

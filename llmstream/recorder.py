@@ -135,10 +135,11 @@ class Recorder:
         refusal = broken("storage_rejected")
         if transcript.id is None:
             self._answer(transcript, error)
-        elif transcript.ending == refusal:  # not even its ending can be stored: the sweep of the heartbeat does it
+        elif transcript.ending == refusal and not transcript.text:  # the sweep of the heartbeat tries once more
             self._settle(transcript, refusal)
         else:
-            del transcript.text[transcript.stored :]
+            kept = 0 if transcript.ending == refusal else transcript.stored  # where even that is refused, nothing is kept
+            del transcript.text[kept:]
             transcript.finish(refusal)
             self._wake()
 

@@ -68,11 +68,12 @@ class Service:
 
     live: "list[Service]" = []  # noqa: RUF012
 
-    def __init__(self, folder: Path, database: Database | None, **settings: Any) -> None:
+    def __init__(self, folder: Path, database: Database | None, *, under: Sequence[str] = (), **settings: Any) -> None:
         """Start gunicorn in the repository and wait until it answers.
 
         :param folder: where its log goes
         :param database: what DATABASE_URL says; None leaves the default
+        :param under: what runs it, e.g. `["strace", "-D"]`
         :param settings: further environment, e.g. `LLMSTREAM_IDLE_TIMEOUT_S=1`
         """
         self.port = int(settings.setdefault("PORT", free_port()))
@@ -83,7 +84,7 @@ class Service:
         if database:
             settings["DATABASE_URL"] = database.url
         environ = clean | {name: str(value) for name, value in settings.items()}
-        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
+        command = [*under, sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=subprocess.STDOUT, start_new_session=True)

@@ -6,26 +6,22 @@
 Both end when their standard input does: the clients ask no more and read what they began, the model says how often it was
 asked for what. The parent is tests/faults/harness.py.
 """
+# ruff: noqa: E402
 from gevent import monkey
 
 monkey.patch_all()
 
-import http.client
 import json
+import os
 import random
-import socket
 import sys
-import time
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import gevent
 
 from tests.faults import numbered
-from tests.faults.oracle import ENDS, Seen
-
-PATIENCE_S = 90.0  # no answer of a fault takes longer
+from tests.faults.observer import observe
+from tests.faults.oracle import Seen
 
 
 @dataclass
@@ -38,6 +34,7 @@ class Options:
     every_ms: int = 25
     events: float = 0.5  # which share asks for events
     think_ms: int = 50  # from the end of one answer to the next prompt, half to one and a half times this
+    spread_ms: int | None = None  # over which time the first prompts come; None: as long as one answer takes
     asks: int | None = None  # each client so often; None: until told to stop
     seed: int = 0
 
@@ -56,12 +53,13 @@ class Clients:
         waiting.kill()
 
     def _wait_for_the_end(self) -> None:
-        gevent.get_hub().threadpool.apply(sys.stdin.buffer.read)
+        gevent.get_hub().threadpool.apply(os.read, (0, 1))
         self.stopping = True
 
     def _one(self, number: int) -> None:
         o = self.options
-        gevent.sleep(self.random.random() * o.tokens * o.every_ms / 1000)  # so that they do not march in step
+        spread_ms = o.tokens * o.every_ms if o.spread_ms is None else o.spread_ms
+        gevent.sleep(self.random.random() * spread_ms / 1000)  # so that they do not march in step
         asked = 0
         while not self.stopping and (o.asks is None or asked < o.asks):
             prompt = numbered.prompt(o.tokens, o.every_ms, f"s{o.seed}c{number}n{asked}")
@@ -72,77 +70,10 @@ class Clients:
             gevent.sleep(o.think_ms * (0.5 + self.random.random()) / 1000)
 
 
-def observe(seen: Seen, url: str) -> None:
-    """Send the prompt and note down all that can be seen of the answer."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE_S)
-    accept = "text/event-stream" if seen.events else "text/plain"
-    fields = {"Content-Type": "application/json", "Accept": accept, "Connection": "close"}
-    seen.asked_at = time.monotonic()
-    try:
-        connection.request("POST", "/stream", json.dumps({"prompt": seen.prompt}), fields)
-        response = connection.getresponse()
-    except (OSError, http.client.HTTPException) as error:
-        seen.ended, seen.end = "unreached", {"detail": repr(error)}
-    else:
-        with suppress(OSError):
-            connection.sock and connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _read(seen, response)
-    seen.ended_at = time.monotonic()
-    connection.close()
-
-
-def _read(seen: Seen, response: http.client.HTTPResponse) -> None:
-    seen.status, seen.opened_at = response.status, time.monotonic()
-    if "Completion-Id" in response.headers:
-        seen.completion_id = int(response.headers["Completion-Id"])
-    received = b""
-    try:
-        while piece := response.read1(65536):
-            received += piece
-            if seen.status == 200:
-                received = _take(seen, received)
-        seen.ended = "clean"
-    except (OSError, http.client.HTTPException) as error:
-        seen.ended = "cut"
-        if isinstance(error, TimeoutError):
-            seen.end = {"detail": "silent for too long", "event": "silence", "error_type": None}
-    if seen.status != 200:
-        seen.ended = "refused"
-        with suppress(ValueError):
-            seen.end = json.loads(received)
-
-
-def _take(seen: Seen, received: bytes) -> bytes:
-    """Note what has come; returns what is not whole yet."""
-    if not seen.events:
-        cut = len(received)
-        while cut and len(received[:cut].decode(errors="ignore").encode()) != cut:
-            cut -= 1
-        _arrived(seen, received[:cut].decode())
-        return received[cut:]
-    while b"\n\n" in received:
-        block, received = received.split(b"\n\n", 1)
-        fields: dict[str, str] = dict(line.split(": ", 1) for line in block.decode().split("\n") if line[:1] != ":")
-        data: dict[str, Any] = json.loads(fields.get("data", "null"))
-        if fields.get("event") == "delta":
-            _arrived(seen, data["text"])
-        elif fields.get("event") == "created":
-            seen.completion_id = data["completion_id"]
-        elif fields.get("event") in ENDS:
-            seen.end = data | {"event": fields["event"]}
-    return received
-
-
-def _arrived(seen: Seen, text: str) -> None:
-    if text:
-        seen.text += text
-        seen.arrivals.append((round(time.monotonic(), 4), len(seen.text.encode())))
-
-
 def serve_model() -> None:
     with numbered.Numbered() as upstream:
         print(upstream.port, flush=True)
-        while gevent.get_hub().threadpool.apply(sys.stdin.buffer.readline):
+        while gevent.get_hub().threadpool.apply(os.read, (0, 1)):
             print(json.dumps(upstream.asked), flush=True)
 
 

