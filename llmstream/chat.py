@@ -24,6 +24,12 @@ AnId = Digits(validate=validate.Range(1, BIGGEST_ID))
 FormSchema = Schema.from_dict({name: AnId for name in ("conversation", "conversation_id", "regenerate", "stop")})
 
 
+@bp.app_template_global()
+def new_key() -> str:
+    """An Idempotency-Key for a form: sent again by a reload, it brings back the same answer."""
+    return secrets.token_urlsafe(16)
+
+
 @bp.get("/")
 def index() -> str:
     return render_template("chat.html", **context(ids_in(request.args).get("conversation")))
@@ -66,7 +72,6 @@ def context(conversation_id: int | None, **more: Any) -> dict[str, Any]:
         "turns": turns(completions),
         "conversations": Conversation.recent(50),
         "models": current_app.config["LLMSTREAM_MODELS"],
-        "new_key": lambda: secrets.token_urlsafe(16),
         **more,
     }
 
