@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
