@@ -1,12 +1,13 @@
 """Every way in which an answer can end, as the table of docs/api.md says, before the first text and after some."""
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.client import Client
-from tests.contract import assert_ends
-from tests.service import Service
+from tests.contract import assert_ends, endings
+from tests.service import ROOT, Service
 from tests.steps import (
     answer,
     close,
@@ -104,12 +105,20 @@ SLOW: dict[str, tuple[list[Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", SLOW)
-def test_the_upstream_is_too_slow(impatient: Client, upstream: Upstream, case: str) -> None:
-    steps, text = SLOW[case]
-    script = upstream.script(*steps)
-    assert_ends(impatient, script, "upstream_timeout", text)
-    script.call(1).wait_closed()
+def test_the_upstream_is_too_slow(impatient: Client, upstream: Upstream) -> None:
+    """All at once, since each takes its time."""
+    def ends(case: str) -> str:
+        steps, text = SLOW[case]
+        script = upstream.script(*steps)
+        try:
+            assert_ends(impatient, script, "upstream_timeout", text)
+            script.call(1).wait_closed()
+        except AssertionError as error:
+            return f"{case}: {error}"
+        return ""
+
+    with ThreadPoolExecutor(len(SLOW)) as pool:
+        assert not [fault for fault in pool.map(ends, SLOW) if fault]
 
 
 def test_an_answer_that_takes_too_long_as_a_whole_keeps_its_text(impatient: Client, upstream: Upstream) -> None:
@@ -130,3 +139,23 @@ def test_an_answer_that_grows_beyond_the_limit_keeps_what_fitted(impatient: Clie
     assert (row["status"], row["error_type"], row["response"]) == ("failed", "answer_too_long", seen)
     assert 15000 <= len(seen) <= 20000
     script.call().wait_closed()
+
+
+ELSEWHERE = {  # what no upstream can provoke
+    "cancelled": "test_stop.py",
+    "context_length_exceeded": "test_conversation.py",
+    "worker_lost": "test_keeping.py",
+    "shutdown": "test_keeping.py",
+    "not_started": "test_keeping.py",
+    "storage_rejected": "test_keeping.py",
+    "storage": "test_recorder.py",
+    "internal_error": "test_recorder.py",
+    "model_restarting": "start/test_life.py",
+}
+
+
+def test_each_row_of_the_table_is_provoked_by_some_test() -> None:
+    here = {"upstream_unreachable", "upstream_timeout", "answer_too_long"} | {failure[1] for failure in FAILURES.values()}
+    assert set(endings()) - {None} == here | set(ELSEWHERE)
+    for error_type, file in ELSEWHERE.items():
+        assert f'"{error_type}"' in (ROOT / "tests" / file).read_text(), f"{file} does not speak of {error_type}"

@@ -6,7 +6,7 @@ import pytest
 from tests.client import Client, eventually
 from tests.contract import is_problem
 from tests.exchange import Gate
-from tests.service import Service
+from tests.service import Service, one_database
 from tests.steps import answer, held
 from tests.upstream import Upstream
 
@@ -121,6 +121,7 @@ def test_an_answer_that_is_being_written_is_shown_as_it_stands(client: Client, u
     assert client.history(stream.completion_id)["response"] == "so far so good and on"
 
 
+@one_database
 def test_an_empty_history_is_an_empty_list(start: object) -> None:
     service: Service = start()  # type: ignore[operator]
     assert service.client.history() == {"data": [], "next_before": None}

@@ -11,7 +11,7 @@ import pytest
 from tests.client import TextStream, eventually
 from tests.contract import endings, is_problem, refusal, row_is
 from tests.exchange import Gate
-from tests.service import Database, Service
+from tests.service import Database, Service, one_database
 from tests.steps import answer, delta, done, finish, held, role, typing, wait_for
 from tests.upstream import Upstream
 
@@ -83,6 +83,7 @@ def test_a_killed_machine_loses_no_more_than_the_last_moment(start: Launch, upst
     assert [message["role"] for message in following.call().messages] == ["user", "assistant", "user"]
 
 
+@one_database
 def test_a_stopped_service_says_so(start: Launch, upstream: Upstream) -> None:
     """Ctrl-C does not wait long: what still runs is stored as incomplete, and its reader is cut."""
     service = start()
@@ -99,6 +100,7 @@ def test_a_stopped_service_says_so(start: Launch, upstream: Upstream) -> None:
     assert (row["status"], row["error_type"], row["response"]) == ("incomplete", "shutdown", "as far as this")
 
 
+@one_database
 def test_a_service_that_is_told_to_end_lets_answers_end_first(start: Launch, upstream: Upstream) -> None:
     service = start()
     script = upstream.script(*held(gate := Gate(), "first ", "last"))

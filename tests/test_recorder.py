@@ -9,12 +9,18 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from llmstream import accounts, extensions
+from llmstream.config import load
 from llmstream.endings import completed
 from llmstream.extensions import db, engine_options
+from llmstream.generation import Generation
 from llmstream.models import now
+from llmstream.provider import Delta
 from llmstream.recorder import NotStored, Recorder
-from llmstream.transcript import Transcript
+from llmstream.transcript import Lost, Transcript
 
+ROW: dict[str, Any] = {
+    "conversation_id": None, "owner": "local", "source": "api", "prompt": "Hello", "parameters": {}, "request_model": "m",
+    "provider_name": "p", "body_hash": "h"}
 assert accounts  # its tables belong to the schema
 
 
@@ -57,9 +63,7 @@ def recorder(engine: Engine) -> Recorder:
 
 
 def begin(recorder: Recorder, key: str = "key") -> Transcript:
-    return recorder.begin({
-        "conversation_id": None, "owner": "local", "source": "api", "prompt": "Hello", "parameters": {}, "request_model": "m",
-        "provider_name": "p", "idempotency_key": key, "body_hash": "h", "created_at": now()})
+    return recorder.begin(ROW | {"idempotency_key": key, "created_at": now()})
 
 
 def rows(engine: Engine, query: str) -> list[dict[str, Any]]:
@@ -184,3 +188,52 @@ def test_one_outage_hurts_no_other_answer(recorder: Recorder, engine: Engine, co
     until(lambda: all(transcript.ended for transcript in transcripts))
     texts = [row["response"] for row in rows(engine, "SELECT response FROM completions ORDER BY id")]
     assert texts == ["".join(f"{i}.{round_} " for round_ in range(5)) for i in range(10)]
+
+
+def test_an_answer_that_cannot_be_stored_for_too_long_ends_as_that(
+        recorder: Recorder, engine: Engine, commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded: beyond a limit of unstored text the model is not read, and after a time the answer is given up."""
+    monkeypatch.setattr("llmstream.recorder.MAX_UNSTORED_BYTES", 1000)
+    monkeypatch.setattr("llmstream.recorder.STORE_WAIT_S", 0.5)
+    transcript = begin(recorder)
+    commits.away = True
+    recorder.append(transcript, "x" * 900)
+    began = time.monotonic()
+    with pytest.raises(Lost):
+        recorder.append(transcript, "y" * 900)
+    assert 0.4 < time.monotonic() - began < 2
+    assert transcript.ended is None
+    commits.away = False
+    until(lambda: transcript.ended)
+    (row,) = rows(engine, "SELECT status, error_type, response FROM completions")
+    assert row == {"status": "incomplete", "error_type": "storage", "response": "x" * 900 + "y" * 900}
+
+
+def test_an_answer_that_outruns_the_database_waits_for_it(
+        recorder: Recorder, engine: Engine, commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmstream.recorder.MAX_UNSTORED_BYTES", 1000)
+    transcript = begin(recorder)
+    for _ in range(50):
+        recorder.append(transcript, "x" * 900)
+        assert len(transcript.text) - transcript.stored <= 1900
+    recorder.finish(transcript, completed("stop"))
+    until(lambda: transcript.ended)
+    assert rows(engine, "SELECT status, length(response) AS size FROM completions") == [{"status": "completed", "size": 45_000}]
+
+
+def test_a_fault_of_ours_ends_the_answer_and_says_so(
+        engine: Engine, commits: Commits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An exception that nobody foresaw ends the recording too, with the text so far: no row stays in progress for ever."""
+    def stream(*_: Any) -> Iterator[Delta]:
+        yield Delta("as far as this")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("llmstream.generation.stream", stream)
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path}/x.db", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "m"}
+    generation = Generation(engine, load(settings))
+    row = ROW | {"idempotency_key": "key", "created_at": now()}
+    transcript = generation.start(row, [{"role": "user", "content": "Hello"}], {})
+    until(lambda: transcript.ended)
+    assert rows(engine, "SELECT status, error_type, response FROM completions") == [
+        {"status": "incomplete", "error_type": "internal_error", "response": "as far as this"}]
+    generation.heartbeat.stop()
