@@ -103,3 +103,15 @@ def test_a_failed_one_without_text_says_so(page: Any, service: Service, client: 
     page.goto(f"{service.url}/history/{refused.headers['Completion-Id']}")
     expect(page.locator('[data-refresh="empty"]')).to_contain_text("No text came.")
     expect(page.locator(".facts")).to_contain_text("not counted by the model's server")
+
+
+def test_an_answer_that_is_not_whole_offers_to_be_tried_again(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
+    script = upstream.script(delta("half of it"), close()).then(answer("all of it"))
+    stream = client.stream_text(script.prompt)
+    stream.rest()
+    page.goto(f"{service.url}/history/{stream.completion_id}")
+    expect(page.locator(".note")).to_contain_text("What came so far is kept.")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_text("all of it")).to_be_visible()
+    row = client.history()["data"][0]
+    assert (row["regenerated_from"], row["response"]) == (stream.completion_id, "all of it")
