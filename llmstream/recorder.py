@@ -95,9 +95,12 @@ class Recorder:
         self._work.set()
 
     def _run(self) -> None:
+        started = 0.0
         while True:
             self._work.wait()
-            self._urgent.wait(FLUSH_S)  # text may gather for a moment; a begin or an ending goes at once, with all there is
+            # Text may gather until 50 ms after the start of the last visit; a begin or an ending goes at once, with all there is.
+            self._urgent.wait(max(0.001, started + FLUSH_S - time.monotonic()))
+            started = time.monotonic()
             self._work.clear()
             self._urgent.clear()
             try:
@@ -118,16 +121,18 @@ class Recorder:
                 raise
             log.warning("one of %d writes was refused, writing each alone: %s", len(batch), error)
             for lone in batch:
-                self._store_alone(lone)
-            self._notes = notes + self._notes  # they go with the next visit
+                self._store_alone([lone], [])
+            for note in notes:
+                self._store_alone([], [note])
 
-    def _store_alone(self, lone: Write) -> None:
+    def _store_alone(self, write: list[Write], note: list[dict[str, Any]]) -> None:
         try:
-            self._store([lone], [])
+            self._store(write, note)
         except Exception as error:
             if is_passing(error):
                 raise
-            self._refuse(lone.transcript, error)
+            for lone in write:
+                self._refuse(lone.transcript, error)
 
     def _refuse(self, transcript: Transcript, error: Exception) -> None:
         """The database has something against this very write: it ends with what is stored, and the others go on."""
