@@ -125,13 +125,13 @@ class Recorder:
             for note in notes:
                 self._store_alone([], [note])
 
-    def _store_alone(self, write: list[Write], note: list[dict[str, Any]]) -> None:
+    def _store_alone(self, one: list[Write], note: list[dict[str, Any]]) -> None:
         try:
-            self._store(write, note)
+            self._store(one, note)
         except Exception as error:
             if is_passing(error):
                 raise
-            for lone in write:
+            for lone in one:
                 self._refuse(lone.transcript, error)
 
     def _refuse(self, transcript: Transcript, error: Exception) -> None:
