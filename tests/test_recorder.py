@@ -13,6 +13,7 @@ from llmstream.config import load
 from llmstream.endings import completed
 from llmstream.extensions import db, engine_options
 from llmstream.generation import Generation
+from llmstream.heartbeat import Heartbeat
 from llmstream.models import now
 from llmstream.provider import Delta
 from llmstream.recorder import NotStored, Recorder
@@ -148,15 +149,20 @@ def test_a_begin_during_an_outage_is_given_up_after_three_seconds(recorder: Reco
 
 def test_a_begin_that_landed_though_it_was_given_up_is_called_not_started(
         recorder: Recorder, engine: Engine, commits: Commits) -> None:
+    """By the recorder where it learns of it, else by the sweep of the heartbeat."""
+    heartbeat = Heartbeat(engine, recorder)
     commits.next = ["fails"] * 100
     giving_up = gevent.spawn(begin, recorder)
     gevent.sleep(2.9)
     commits.next = ["lands"] + ["fails"] * 2  # it lands in the last moment, but is known only later
     with pytest.raises(NotStored):
         giving_up.get()
+    commits.next = []
+    heartbeat.start()
     until(lambda: [row for row in rows(engine, "SELECT status FROM completions") if row["status"] != "in_progress"]
           or not rows(engine, "SELECT status FROM completions"), within=20)
     left = rows(engine, "SELECT status, error_type, response FROM completions")
+    heartbeat.stop()
     assert left in ([], [{"status": "failed", "error_type": "not_started", "response": ""}])
 
 
