@@ -10,12 +10,14 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.faults import databases, kills
+from tests.faults import clients, databases, kills, model, power, returns
 from tests.faults.harness import Missing, NotApplicable, Result, Run, Scenario
 
 SCENARIOS: list[Scenario] = [
     databases.database_held, kills.worker_killed, kills.deploy, kills.zombie, databases.disk_full,
-    databases.postgresql_stopped, databases.uncertain_commit, databases.poisoned_row]
+    databases.postgresql_stopped, databases.uncertain_commit, databases.poisoned_row,
+    power.power_cut, clients.leaves, returns.comes_back, returns.retry_storm, returns.stop, returns.two_instances,
+    model.model_killed]
 KINDS = ("sqlite", "postgresql")
 COLUMNS = ("fault", "database", "rounds", "clean", "cut", "wrong", "missing", "loss ms", "recovery s", "notes")
 
@@ -28,8 +30,12 @@ def main() -> int:
     for scenario in chosen:
         for kind in options.database.split(","):
             began = time.monotonic()
-            result = once(scenario, options.seed, kind, options.long)
-            if result is None:
+            try:
+                result = once(scenario, options.seed, kind, options.long)
+            except NotApplicable:
+                continue
+            except Missing as missing:
+                print(f"{scenario.__name__} on {kind} is left out: {missing}", flush=True)
                 continue
             results.append((kind, result))
             print(" | ".join(line(kind, result)) + f" ({time.monotonic() - began:.0f} s)", flush=True)
@@ -48,18 +54,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def once(scenario: Scenario, seed: int, kind: str, long: bool) -> Result | None:
-    """One scenario on one database; None where it does not apply or this machine lacks something."""
+def once(scenario: Scenario, seed: int, kind: str, long: bool) -> Result:
+    """One scenario on one database. Raises NotApplicable, and Missing where this machine lacks something."""
     name = scenario.__name__
     with tempfile.TemporaryDirectory(prefix=f"faults-{name}-") as folder:
         try:
             with Run(seed, long, kind, Path(folder)) as run:
                 return scenario(run)
-        except NotApplicable:
-            return None
-        except Missing as missing:
-            print(f"{name} on {kind} is left out: {missing}", flush=True)
-            return None
+        except (NotApplicable, Missing):
+            raise
         except Exception:
             return Result(name, breaches=[traceback.format_exc()])
 

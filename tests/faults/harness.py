@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -223,13 +224,15 @@ class Crowd:
 
 
 _postgres: list[Any] = []
+_postgres_lock = threading.Lock()
 
 
 def postgres() -> Any:
     """The PostgreSQL server that the runs of this process share. Raises Missing."""
-    if not _postgres:
-        _postgres.append(new_postgres())
-    return _postgres[0]
+    with _postgres_lock:
+        if not _postgres:
+            _postgres.append(new_postgres())
+        return _postgres[0]
 
 
 def new_postgres() -> Any:

@@ -147,7 +147,7 @@ def zombie(run: Run) -> Result:
 def one_zombie(run: Run, result: Result, service: Service, model: Model) -> None:
     database, workers = the(service), service.workers()
     crowd = run.crowd(service, clients=30, **CROWDED)
-    running = run.crowd(service, clients=16, tokens=400, every_ms=50, asks=1, spread_ms=0)
+    running = run.crowd(service, clients=16, tokens=250, every_ms=50, asks=1, spread_ms=0)
     eventually(lambda: database.value("SELECT count(DISTINCT completion_id) FROM chunks") > 16, 20, "texts")
     pid = run.random.choice(workers)
     its = {"its": f"{socket.gethostname()}:{pid}"}
