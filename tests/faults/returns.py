@@ -26,9 +26,8 @@ HALF = len("".join(FIRST).encode())
 
 def comes_back(run: Run) -> Result:
     """Readers join at every byte, through every worker of two instances; some while the worker that writes is killed."""
-    result, two = Result("client returns"), pair(run)
-    lags_ms: list[float] = []
-    with Wires() as wires:
+    result, lags_ms = Result("client returns"), list[float]()
+    with Wires() as wires, pair(run) as two:
         for number in range(run.pick(1, 20)):
             lost = lose_the_writer(run, two, wires)
             join_everywhere(result, two, wires, lags_ms)  # recovery takes some seconds
@@ -128,8 +127,8 @@ def recovered(run: Run, result: Result, two: Pair, wires: Wires, readers: list[t
 
 def retry_storm(run: Run) -> Result:
     """50 times the same prompt with one key at the same moment, over two instances: one answer."""
-    result, two = Result("retry storm"), pair(run)
-    with Wires() as wires:
+    result = Result("retry storm")
+    with Wires() as wires, pair(run) as two:
         for number in range(run.pick(3, 200)):
             script = two.upstream.script([[delta(word), pause(0.01)] for word in FIRST], finish(), done())
             storm(result, two, wires, script, "".join(FIRST).encode(), 200)
@@ -161,9 +160,9 @@ def storm(result: Result, two: Pair, wires: Wires, script: Script, expected: byt
 
 def stop(run: Run) -> Result:
     """Answers are stopped through another worker: as text flows, while the model is silent, before the first text."""
-    result, two = Result("stop"), pair(run)
+    result = Result("stop")
     kinds = list(itertools.product(("flowing", "silent", "before"), (False, True)))
-    with Wires() as wires, ThreadPoolExecutor(len(kinds)) as pool:
+    with Wires() as wires, pair(run) as two, ThreadPoolExecutor(len(kinds)) as pool:
         for number in range(run.pick(2, 100)):
             stopping = [pool.submit(stop_one, result, two, wires, kind, events) for kind, events in kinds]
             for one in stopping:
@@ -203,8 +202,8 @@ def two_instances(run: Run) -> Result:
     """Two instances behind one PostgreSQL, the way to outgrow a machine: each shows, follows and stops the other's answers."""
     if run.kind != "postgresql":
         raise NotApplicable
-    result, two = Result("two instances"), pair(run)
-    with Wires() as wires:
+    result = Result("two instances")
+    with Wires() as wires, pair(run) as two:
         for number in range(run.pick(2, 50)):
             for here, there in ((two.one, two.other), (two.other, two.one)):
                 serve_each_other(result, two, wires, here, there)
