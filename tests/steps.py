@@ -181,6 +181,14 @@ def redirect(to: str, code: int = 307) -> Step:
     return status(code, "", Location=to)
 
 
+def wire(data: bytes) -> Step:
+    """Bytes on the connection as they are, without any framing of ours; nor is a last chunk added at the end."""
+    def send(exchange: Exchange) -> None:
+        exchange.opened = exchange.ended = True
+        exchange.send_raw(data)
+    return send
+
+
 def not_http(data: bytes = b"SSH-2.0-OpenSSH_9.2p1\r\n") -> Step:
     """Bytes that are no HTTP at all, then the end."""
     def send(exchange: Exchange) -> None:
