@@ -1,6 +1,7 @@
 # make run    start the service (HOST, PORT, DATABASE_URL, OPENAI_BASE_URL, ... change it: see README.md)
 # make test   lint, types, line counts and all tests
 # make lint   lint and types alone
+# make backup TO=FILE   copy the SQLite database while the service runs (docs/operations.md)
 # make clean  remove the virtual environment; the data in instance/ stays
 # Each does its own set-up, once: a stamp in .venv is older than a requirements file that has changed.
 
@@ -10,7 +11,7 @@ fail = { echo "llmstream: $(1)" >&2; exit 1; }
 pip = .venv/bin/python -m pip install --no-deps --disable-pip-version-check -r $(1) >.venv/pip.log 2>&1 || \
 	$(call fail,The packages could not be installed: see the end of .venv/pip.log and try again once that is put right.)
 
-.PHONY: run test lint clean chromium
+.PHONY: run test lint backup clean chromium tools
 
 run: .venv/installed
 	@exec .venv/bin/python -m gunicorn
@@ -30,7 +31,11 @@ run: .venv/installed
 	@$(call pip,requirements-dev.txt)
 	@touch $@
 
-test: lint chromium
+backup: .venv/installed
+	@test -n "$(TO)" || $(call fail,Say where to as in: make backup TO=llmstream-copy.db)
+	@.venv/bin/python -m flask --app wsgi backup "$(TO)"
+
+test: lint chromium tools
 	@echo "Lines of Python in llmstream/:" && wc -l llmstream/*.py
 	@CHROMIUM="$(CHROMIUM)" .venv/bin/python -m pytest
 
@@ -42,6 +47,12 @@ lint: .venv/installed-dev
 chromium: .venv/installed-dev
 	@test -n "$(CHROMIUM)" || { test "$$(id -u)" = 0 && apt-get update && apt-get install -y chromium; } >.venv/apt.log 2>&1 || \
 	{ echo "llmstream: There is no Chromium: install it or name one as in make test CHROMIUM=/path/to/chrome" >&2; test -z "$$CI"; }
+
+# A power cut is replayed from a trace (strace), a link goes down in a network namespace (ip). Outside of CI these are left out.
+tools: .venv/installed-dev
+	@{ command -v strace && command -v ip; } >/dev/null || \
+	{ test "$$(id -u)" = 0 && apt-get update && apt-get install -y strace iproute2; } >.venv/apt.log 2>&1 || \
+	{ echo "llmstream: strace or ip is missing: install the packages strace and iproute2 to test power cuts and links" >&2; test -z "$$CI"; }
 
 clean:
 	@rm -rf .venv
