@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 
@@ -14,6 +15,8 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     from .extensions import db, engine_options, migrate
     from .generation import Generation
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger(__name__).setLevel(logging.INFO)
     app = Flask(__name__, template_folder="../templates", static_folder="../static")
     app.config.update(config.load(os.environ if environ is None else environ))
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(app.config["SQLALCHEMY_DATABASE_URI"])

@@ -95,23 +95,25 @@ class Generation:
     def _carry_once(self, transcript: Transcript, messages: list[dict[str, str]], parameters: dict[str, Any]) -> Ending:
         finish_reason: str | None = None
         input_tokens = output_tokens = None
+        linger = 0.0
         for delta in stream(self._session, self.upstream, transcript.row["request_model"], messages, parameters):
             room = self.max_bytes - len(transcript.text)
             if delta.text:
                 self.recorder.append(transcript, shortened(delta.text, room))
+                transcript.arrived -= linger  # it may have been there since we looked away
             transcript.response_model = delta.model or transcript.response_model
             finish_reason = delta.finish_reason or finish_reason
             if delta.input_tokens is not None:
                 input_tokens, output_tokens = delta.input_tokens, delta.output_tokens
             if len(delta.text.encode()) > room:
                 raise ProviderError("answer_too_long")
-            if (linger := self._linger()) > 0:
+            if linger := self._linger():
                 gevent.sleep(linger)
         return completed(finish_reason)._replace(input_tokens=input_tokens, output_tokens=output_tokens)
 
     def _linger(self) -> float:
         """Seconds until the next look at this upstream. A visit costs, not a byte: the more streams, the rarer and richer."""
-        return min((len(self._writers) - LINGER_FROM) * LINGER_EACH_S, LINGER_MOST_S)
+        return min(max(0, len(self._writers) - LINGER_FROM) * LINGER_EACH_S, LINGER_MOST_S)
 
     def stop(self, completion_id: int, error_type: str = "cancelled") -> None:
         """End an answer that this worker writes, and hang up on the model. Does nothing if there is none."""

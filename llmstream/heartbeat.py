@@ -98,11 +98,14 @@ class Heartbeat:
                 end_orphan(connection, completion_id, "not_started")
 
     def stop(self) -> None:
-        """Strike ourselves out, so that whatever we leave is ended at once by the next."""
+        """Strike ourselves out, so that whatever we leave is ended at once by the next; if that fails, it takes some beats."""
         if self._greenlet:
             self._greenlet.kill()
-        with self.engine.connect() as connection:
-            transact(connection, lambda c: c.execute(delete(workers).where(_is(self.recorder.me))))
+        try:
+            with self.engine.connect() as connection:
+                transact(connection, lambda c: c.execute(delete(workers).where(_is(self.recorder.me))))
+        except Exception as error:
+            log.warning("the worker could not strike itself out: %s", error)
 
 
 def _is(worker: Identity) -> ColumnElement[bool]:

@@ -29,6 +29,7 @@ RETRY_S = 0.25
 STORE_WAIT_S = 30.0  # how long an answer waits whose unstored text has reached the cap
 MAX_UNSTORED_BYTES = 1 << 20  # of one answer, held while the database takes no writes
 
+
 class NotStored(Exception):
     """The prompt could not be stored within BEGIN_S. The model was not asked."""
 

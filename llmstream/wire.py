@@ -47,10 +47,11 @@ class Malformed(ValueError):
 
 class Body:
     def __init__(self, response: requests.Response) -> None:
-        raw: Any = response.raw
-        self._file = raw._original_response.fp  # holds what came together with the headers
-        self._socket = raw.connection.sock
-        self._chunked = bool(raw._original_response.chunked)
+        original: Any = response.raw._original_response
+        self._file = original.fp  # holds what came together with the headers
+        self._socket = original.fp.raw._sock
+        self._chunked = bool(original.chunked)
+        self._length = original.length  # bytes that are still to come; None where chunks or the closing say so
         self._waiting = bytearray()
         self._left = 0  # bytes of the present chunk that are still to come, with its closing CRLF
         self._ended = self._malformed = False
@@ -62,10 +63,14 @@ class Body:
         """
         if self._malformed:
             raise Malformed("a chunk whose size is no number")
+        if self._ended or self._length == 0:
+            return None
         self._socket.settimeout(seconds)
-        received = b"" if self._ended else self._file.read1(READ_BYTES)
+        received = self._file.read1(READ_BYTES if self._length is None else min(READ_BYTES, self._length))
         if not received:
             return None
+        if self._length is not None:
+            self._length -= len(received)
         return self._unframe(received) if self._chunked else received
 
     def _unframe(self, received: bytes) -> bytes:
