@@ -31,6 +31,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     errors.init_app(app)
     auth.init_app(app)
     app.cli.add_command(cli.prepare)
+    app.cli.add_command(cli.backup)
 
     for feature in (chat, history, stream):
         app.register_blueprint(feature.bp)

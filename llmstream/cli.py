@@ -33,6 +33,30 @@ def prepare() -> None:
         fail(f"The tables of the {database} cannot be brought up to date ({reason(error)}): put that right first.")
 
 
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@with_appcontext
+def backup(file: Path) -> None:
+    """Copy the SQLite database into a new FILE while the service runs. What is committed by now is in it."""
+    database = describe_database(current_app.config["SQLALCHEMY_DATABASE_URI"])
+    if db.engine.dialect.name != "sqlite":
+        fail("This copies SQLite only; PostgreSQL comes with pg_dump, which does the same.")
+    if not Path(str(db.engine.url.database)).exists():
+        fail(f"There is no {database}: correct DATABASE_URL.")
+    if file.exists():
+        fail(f"There is a {file} already: name a file that is not there yet.")
+    part = file.with_name(file.name + ".part")
+    part.unlink(missing_ok=True)
+    try:
+        with db.engine.connect() as connection:
+            connection.exec_driver_sql("VACUUM INTO ?", (str(part),))
+        part.replace(file)  # so that a file of this name is always a whole copy
+    except (SQLAlchemyError, OSError) as error:
+        part.unlink(missing_ok=True)
+        fail(f"The copy could not be made ({reason(error)}): put that right and try again.")
+    print(f"llmstream: {file} is a copy of the {database}.")
+
+
 def reason(error: Exception) -> str:
     """The first line of what the database or the system said: the rest may be SQL, or hints for programmers."""
     cause = error.orig if isinstance(error, DBAPIError) else error

@@ -49,12 +49,13 @@ class Body:
     def __init__(self, response: requests.Response) -> None:
         original: Any = response.raw._original_response
         self._file = original.fp  # holds what came together with the headers
-        self._socket = original.fp.raw._sock
+        self._socket = self._file and self._file.raw._sock
         self._chunked = bool(original.chunked)
         self._length = original.length  # bytes that are still to come; None where chunks or the closing say so
         self._waiting = bytearray()
         self._left = 0  # bytes of the present chunk that are still to come, with its closing CRLF
-        self._ended = self._malformed = False
+        self._ended = self._file is None  # an empty body
+        self._malformed = False
 
     def read(self, seconds: float) -> bytes | None:
         """What has arrived, waiting up to `seconds` for something; b"" where it was framing only, None at the end.
