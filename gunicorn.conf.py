@@ -10,6 +10,7 @@ import sys
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not on a reload, when the signals are gunicorn's
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # Ctrl-C while it starts: no traceback
 
+import logging
 import os
 import resource
 import secrets
@@ -93,10 +94,16 @@ def post_worker_init(worker: Any) -> None:
     waiting = sys.modules.get("psycopg.waiting")
     assert not waiting or waiting.wait is not getattr(waiting, "wait_c", 0), "psycopg was imported before patch_all()"
     worker.wsgi.extensions["generation"].begin_work()
+    worker.log.error_log.addFilter(lambda record: not is_stopped_reader(record))
     drainer = gevent.spawn(drain_when_told, worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the master, too, and it tells us
     if worker.age == workers:  # the last one of the first set
         say_ready()
+
+
+def is_stopped_reader(record: logging.LogRecord) -> bool:
+    """A client that takes nothing is let go by a timeout; gunicorn would log forty lines of traceback for each."""
+    return record.exc_info is not None and isinstance(record.exc_info[1], TimeoutError)
 
 
 def say_ready() -> None:

@@ -105,7 +105,7 @@ def test_a_failed_one_without_text_says_so(page: Any, service: Service, client: 
     expect(page.locator(".facts")).to_contain_text("not counted by the model's server")
 
 
-def test_an_answer_that_is_not_whole_offers_to_be_tried_again(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
+def test_one_that_is_not_whole_offers_to_be_tried_again(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
     script = upstream.script(delta("half of it"), close()).then(answer("all of it"))
     stream = client.stream_text(script.prompt)
     stream.rest()
