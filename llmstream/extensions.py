@@ -213,3 +213,8 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     return isinstance(error, OperationalError | InterfaceError | PoolTimeout | TimeoutError | OSError)
+
+
+def first_line(error: BaseException) -> str:
+    """What the database said, without the statement and the hints that SQLAlchemy adds."""
+    return str(error).partition("\n")[0]

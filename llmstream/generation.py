@@ -14,10 +14,11 @@ from weakref import WeakValueDictionary
 
 import gevent
 import requests
+from requests.adapters import HTTPAdapter
 from sqlalchemy import Connection, Engine, and_, or_, select
 
 from .endings import Ending, broken, completed
-from .extensions import is_passing
+from .extensions import first_line, is_passing
 from .heartbeat import Heartbeat
 from .models import Chunk, Completion
 from .provider import ProviderError, Upstream, stream
@@ -44,6 +45,8 @@ class Generation:
         Transcript.ping_s = min(10.0, config["LLMSTREAM_READER_TIMEOUT_S"] / 1.5)  # only a ping shows that a client is gone
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy, no .netrc: the settings alone say where prompts go
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=10_000))
         self._writers: dict[int, gevent.Greenlet] = {}
         self._copies: WeakValueDictionary[int, Transcript] = WeakValueDictionary()
         self._poller: gevent.Greenlet | None = None
@@ -162,7 +165,7 @@ class Generation:
                 if self._copies or self.recorder.live:
                     self._poll()
             except Exception as error:
-                log.warning("following failed, trying again: %s", error, exc_info=not is_passing(error))
+                log.warning("following failed, trying again: %s", first_line(error), exc_info=not is_passing(error))
                 gevent.sleep(POLL_S)
 
     def _poll(self) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, select
 from sqlalchemy.exc import DBAPIError
 
 from .endings import broken
-from .extensions import is_passing, transact
+from .extensions import first_line, is_passing, transact
 from .models import Chunk, Completion, Worker, now
 from .recorder import Recorder
 from .storage import be_known
@@ -47,7 +47,7 @@ class Heartbeat:
                 with gevent.Timeout(BEAT_LIMIT_S, TimeoutError(f"the database took more than {BEAT_LIMIT_S:g} s")):
                     self.beat()
             except Exception as error:
-                log.warning("the heartbeat could not be stored: %s", error, exc_info=not is_passing(error))
+                log.warning("the heartbeat could not be stored: %s", first_line(error), exc_info=not is_passing(error))
             gevent.sleep(BEAT_S)
 
     def beat(self) -> None:
@@ -105,7 +105,7 @@ class Heartbeat:
             with self.engine.connect() as connection:
                 transact(connection, lambda c: c.execute(delete(workers).where(_is(self.recorder.me))))
         except Exception as error:
-            log.warning("the worker could not strike itself out: %s", error)
+            log.warning("the worker could not strike itself out: %s", first_line(error))
 
 
 def _is(worker: Identity) -> ColumnElement[bool]:

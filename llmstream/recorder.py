@@ -18,7 +18,7 @@ from gevent.event import Event
 from sqlalchemy import Connection, Engine
 
 from .endings import Ending, broken
-from .extensions import is_passing, transact
+from .extensions import first_line, is_passing, transact
 from .storage import Write, snapshot, write
 from .transcript import Lost, Transcript
 
@@ -107,7 +107,7 @@ class Recorder:
             try:
                 self._visit()
             except Exception as error:  # nothing may end the flusher: what is not stored stays in memory
-                log.warning("storing failed, trying again: %s", error, exc_info=not is_passing(error))
+                log.warning("storing failed, trying again: %s", first_line(error), exc_info=not is_passing(error))
                 self._work.set()
                 gevent.sleep(RETRY_S)
 
