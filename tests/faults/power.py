@@ -56,12 +56,14 @@ def power_cut(run: Run) -> Result:
 
 def traced_load(run: Run, folder: Path) -> tuple[list[Seen], float, Path]:
     """What clients saw, what to add to their clock (monotonic) to get that of the trace, and the trace."""
-    log, seens, size = run.folder / "trace", list[Seen](), run.pick(1100, 20_000) * FRAME_BYTES
+    log, seens, size = run.folder / "trace", list[Seen](), run.pick(1000, 20_000) * FRAME_BYTES
     service = run.start(run.new_database(folder), under=traced(log))
+    (file,) = folder.glob("*.db")
+    written_at = file.stat().st_mtime_ns
     clocks = [time.time() - time.monotonic()]
 
     def ask(number: int) -> None:
-        while log.stat().st_size < size:
+        while log.stat().st_size < size or file.stat().st_mtime_ns == written_at:  # at the least to a checkpoint
             seens.append(Seen(prompt(8, 20), events=bool(number % 2)))
             observe(seens[-1], service.url)
     with ThreadPoolExecutor(CLIENTS) as pool:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.client import eventually
 from tests.exchange import Gate
+from tests.faults.cores import Starvation
 from tests.faults.harness import RECOVERED_S, NotApplicable, Result, Run
 from tests.faults.pair import Pair, pair
 from tests.faults.wire import Wire, Wires
@@ -51,11 +52,15 @@ def join_everywhere(result: Result, two: Pair, wires: Wires, lags_ms: list[float
               if is_boundary(after) or not events]
     for after, wire in joined:
         wire.until(HALF - after)
+    workers = Starvation(*two.one.workers(), *two.other.workers())
     gate.open()
     judge(result, live, 0, WHOLE)
     for after, wire in joined:
         judge(result, wire, after, WHOLE)
-        lags_ms += lags(live, wire, after)
+    starved_ms = workers.seconds() * 1000
+    result.worst("ms without a core", starved_ms)
+    for after, wire in joined:
+        lags_ms += [max(0.0, lag_ms - starved_ms) for lag_ms in lags(live, wire, after)]
     for after in range(len(WHOLE) + 1):
         judge(result, wires.follow((two.one, two.other)[after % 2], live.completion_id, after), after, WHOLE)
 
@@ -179,11 +184,12 @@ def stop_one(result: Result, two: Pair, wires: Wires, kind: str, events: bool) -
     wire = wires.ask(two.one, script.prompt, events=events)
     call = script.call()
     wire.until(len(seen))
+    workers = Starvation(*two.one.workers(), *two.other.workers())
     completion_id = two.database.value("SELECT id FROM completions WHERE prompt = :prompt", prompt=script.prompt)
     asked_at = time.monotonic()
     response = two.other.client.stop(completion_id)
     closed_s = call.wait_closed(10) - asked_at
-    result.recovered(closed_s, STOPPED_S)
+    result.recovered(closed_s - workers.seconds(), STOPPED_S)
     wire.over(5)
     row = two.database.completion(completion_id)
     result.expect(response.status_code in (200, 202), f"{name}: DELETE gave {response.status_code}")

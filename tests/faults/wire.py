@@ -165,8 +165,8 @@ class Wires:
         self._wake.close()
 
     def ask(self, service: Service, prompt: str, *, events: bool = False, key: str | None = None,
-            sock: socket.socket | None = None, read: bool = True) -> Wire:
-        body = json.dumps({"prompt": prompt}).encode()
+            sock: socket.socket | None = None, read: bool = True, **more: Any) -> Wire:
+        body = json.dumps({"prompt": prompt} | more).encode()
         fields = {"Content-Type": "application/json", "Content-Length": len(body)} | ({"Idempotency-Key": key} if key else {})
         return self._send(service, "POST /stream", fields, body, events, sock, read)
 
