@@ -93,8 +93,9 @@ class Heartbeat:
         old = completions.c.created_at < now() - timedelta(seconds=SWEEP_AFTER_S)
         live = completions.c.status == "in_progress"
         ours = (completions.c.worker_id == self.recorder.me[0]) & (completions.c.epoch == self.recorder.me[1])
-        for completion_id in connection.scalars(select(completions.c.id).where(live, ours, old)).all():
-            if completion_id not in self.recorder.live:
+        known = set(self.recorder.live)  # before the look: an answer leaves `live` only when its end is committed
+        for completion_id in connection.scalars(select(completions.c.id).where(live, ours, old).with_for_update()).all():
+            if completion_id not in known:
                 end_orphan(connection, completion_id, "not_started")
 
     def stop(self) -> None:
@@ -121,7 +122,7 @@ def end_orphan(connection: Connection, completion_id: int, error_type: str = "wo
     row = {**broken(error_type, kept if error_type == "worker_lost" else "")._asdict(), "response": text}
     if pieces:
         row |= {"time_to_first_token_ms": pieces[0].at_ms, "duration_ms": pieces[-1].at_ms}
-    this = update(completions).where(completions.c.id == completion_id)
+    this = update(completions).where(completions.c.id == completion_id, completions.c.status == "in_progress")
     try:
         with connection.begin_nested():
             connection.execute(this.values(row))
