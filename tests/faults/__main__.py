@@ -10,14 +10,14 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.faults import clients, databases, kills, model, power, returns
+from tests.faults import backup, clients, databases, kills, model, power, returns, soak
 from tests.faults.harness import Missing, NotApplicable, Result, Run, Scenario
 
 SCENARIOS: list[Scenario] = [
-    databases.database_held, kills.worker_killed, kills.deploy, kills.zombie, databases.disk_full,
-    databases.postgresql_stopped, databases.uncertain_commit, databases.poisoned_row,
+    databases.database_held, kills.worker_killed, kills.zombie, databases.poisoned_row, kills.deploy, databases.disk_full,
+    databases.postgresql_stopped, databases.uncertain_commit,
     power.power_cut, clients.leaves, returns.comes_back, returns.retry_storm, returns.stop, returns.two_instances,
-    model.model_killed]
+    model.model_killed, backup.backup, soak.soak]
 KINDS = ("sqlite", "postgresql")
 COLUMNS = ("fault", "database", "rounds", "clean", "cut", "wrong", "missing", "loss ms", "recovery s", "notes")
 

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 import gevent
 
 from tests.faults import numbered
-from tests.faults.observer import observe
-from tests.faults.oracle import Seen
+from tests.faults.observer import Seen, observe
 
 
 @dataclass
@@ -37,6 +36,7 @@ class Options:
     spread_ms: int | None = None  # over which time the first prompts come; None: as long as one answer takes
     asks: int | None = None  # each client so often; None: until told to stop
     seed: int = 0
+    name: str = "k"  # the first part of all tags
 
 
 class Clients:
@@ -62,7 +62,7 @@ class Clients:
         gevent.sleep(self.random.random() * spread_ms / 1000)  # so that they do not march in step
         asked = 0
         while not self.stopping and (o.asks is None or asked < o.asks):
-            prompt = numbered.prompt(o.tokens, o.every_ms, f"s{o.seed}c{number}n{asked}")
+            prompt = numbered.prompt(o.tokens, o.every_ms, f"{o.name}c{number}n{asked}")
             seen = Seen(prompt, events=self.random.random() < o.events)
             observe(seen, o.urls[(number + asked) % len(o.urls)])
             sys.stdout.write(seen.to_json() + "\n")

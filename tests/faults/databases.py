@@ -1,5 +1,6 @@
 """The database is held, full, stopped, frozen in a commit, or has something against one row."""
 import os
+import secrets
 import signal
 import subprocess
 import threading
@@ -13,15 +14,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from tests.client import eventually
-from tests.exchange import Gate
-from tests.faults.harness import RECOVERED_S, Missing, Model, NotApplicable, Result, Run, all_over, postgres, stopped
-from tests.faults.kills import the
+from tests.faults.harness import RECOVERED_S, Missing, Model, NotApplicable, Result, Run, all_over, control, postgres, stopped
+from tests.faults.kills import newest_of, the
 from tests.faults.middle import Middle
 from tests.faults.numbered import prompt, tag_of
-from tests.faults.observer import observe
-from tests.faults.oracle import Seen, check
+from tests.faults.observer import Seen, observe
+from tests.faults.oracle import check
 from tests.service import Database, Service
-from tests.steps import delta, typing, wait_for
 
 FLOWS_S = 5.0  # LLMSTREAM_MAX_UNSTORED_S as shipped: text flows on for so long without a commit
 BEGIN_S = 3.0  # docs/api.md: "The prompt could not be stored within 3 s"
@@ -34,10 +33,9 @@ Fault = Callable[[], Any]  # gives a context manager: meanwhile the database tak
 def database_held(run: Run) -> Result:
     """Another process keeps SQLite's write lock, or every table of PostgreSQL, for some seconds."""
     result = Result("database held")
-    model = run.model()
-    service = run.start(OPENAI_BASE_URL=model.base_url)
-    for hold_s in run.pick([8], [3, 30] * 5):
-        outage(run, result, service, model, hold_s, lambda: held(the(service)))
+    with run.steady() as (service, model):
+        for hold_s in run.pick([8], [3, 30] * 5):
+            outage(run, result, service, model, hold_s, lambda: held(the(service)))
     return result
 
 
@@ -59,7 +57,7 @@ def outage(run: Run, result: Result, service: Service, model: Model, seconds: fl
 
     Some answers outlast the fault, some end in the midst of it.
     """
-    database, workers = the(service), service.workers()
+    database, workers, newest = the(service), service.workers(), newest_of(service)
     running = run.crowd(service, clients=CROWD, tokens=round((seconds + 3) * 20), every_ms=50, asks=1, spread_ms=200)
     ending = run.crowd(service, clients=CROWD // 2, tokens=60, every_ms=50, asks=1, spread_ms=200)
     eventually(lambda: database.value("SELECT count(DISTINCT completion_id) FROM chunks") == CROWD * 3 // 2, 20, "all texts")
@@ -86,18 +84,18 @@ def outage(run: Run, result: Result, service: Service, model: Model, seconds: fl
             flowed = max((at - began for at, _ in seen.arrivals if began <= at < freed), default=0.0)
             result.expect(FLOWS_S - 0.7 < flowed < FLOWS_S + 0.7, f"{seen.completion_id}: text flowed on for {flowed:.1f} s")
     seens += ending.leave()
-    check_untouched(result, service, workers)
+    check_untouched(result, service, workers, newest)
     result.rounds += 1
     result.add(check(service, seens, calls=model.asked()))
 
 
-def check_untouched(result: Result, service: Service, workers: list[int]) -> None:
-    """No worker was replaced or given up, no answer taken from one that lives."""
+def check_untouched(result: Result, service: Service, workers: list[int], newest: int) -> None:
+    """No worker was replaced or given up, and no answer that is newer than `newest` was taken from one that lives."""
     all_over(the(service))
     result.expect(service.workers() == workers, "a worker was replaced")
     known = {int(row["id"].split(":")[-1]) for row in the(service).rows("SELECT id FROM workers")}
     result.expect(known >= set(workers), f"a live worker was given up: {workers} are alive, {known} are known")
-    lost = the(service).value("SELECT count(*) FROM completions WHERE error_type = 'worker_lost'")
+    lost = the(service).value("SELECT count(*) FROM completions WHERE error_type = 'worker_lost' AND id > :newest", newest=newest)
     result.expect(not lost, f"{lost} live rows were recovered by mistake")
 
 
@@ -175,7 +173,7 @@ def filled(disk: Path) -> Iterator[None]:
 
 
 def one_full(run: Run, result: Result, service: Service, model: Model, disk: Path, seconds: float) -> None:
-    database, workers = the(service), service.workers()
+    database, workers, newest = the(service), service.workers(), newest_of(service)
     crowd = run.crowd(service, clients=CROWD, tokens=30, every_ms=50, spread_ms=500)
     eventually(lambda: database.value("SELECT count(DISTINCT completion_id) FROM chunks") >= CROWD // 2, 20, "texts")
     with run.probe(service) as probe, filled(disk):
@@ -187,7 +185,7 @@ def one_full(run: Run, result: Result, service: Service, model: Model, disk: Pat
     result.worst("gap ms", own_ms)
     seens = list(crowd.leave())
     result.worst("refused", sum(seen.status == 503 for seen in seens))
-    check_untouched(result, service, workers)
+    check_untouched(result, service, workers, newest)
     result.rounds += 1
     result.add(check(service, seens, calls=model.asked()))
 
@@ -213,25 +211,21 @@ def down(server: Any, mode: str) -> Iterator[None]:
     try:
         yield
     finally:
-        server.ensure_postgres_running()
+        control(server, "start", "-l", str(server.log), "-o", f"-h '' -k {server.get_postmaster_info().socket_dir}")
 
 
 @contextmanager
 def restarted(server: Any) -> Iterator[None]:
-    control(server, "stop", "-m", "fast")
-    server.ensure_postgres_running()
+    with down(server, "fast"):
+        pass
     yield
-
-
-def control(server: Any, *command: str) -> None:
-    words = [str(server.bin_path / "pg_ctl"), "-w", "-D", str(server.pgdata), *command]
-    subprocess.run(words, check=True, capture_output=True, user=server.system_user)
 
 
 def processes(server: Any) -> list[int]:
     """The postmaster and all that it has started."""
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.get_pid())], capture_output=True, text=True, check=True)
-    return [server.get_pid(), *map(int, listed.stdout.split())]
+    postmaster = int((server.pgdata / "postmaster.pid").read_text().split()[0])
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(postmaster)], capture_output=True, text=True, check=True)
+    return [postmaster, *map(int, listed.stdout.split())]
 
 
 UNCERTAIN = {"begin": "INSERT INTO completions", "append": "INSERT INTO chunks", "finish": "DELETE FROM chunks"}
@@ -247,7 +241,7 @@ def uncertain_commit(run: Run) -> Result:
         service = run.start(middle.database(direct))
         service.database = direct
         for _ in range(run.pick(1, 25)):
-            workers, seens = service.workers(), []
+            workers, newest, seens = service.workers(), newest_of(service), []
             others = run.crowd(service, clients=6, tokens=400, every_ms=50, asks=1, spread_ms=0)
             eventually(lambda: direct.value("SELECT count(DISTINCT completion_id) FROM chunks") == 6, 20, "texts")
             for step in UNCERTAIN:
@@ -256,7 +250,7 @@ def uncertain_commit(run: Run) -> Result:
             for seen in seens[1:]:
                 result.expect(seen.succeeded, f"{seen.prompt} was cut by mistake: {seen.ended}, {seen.end}")
             result.recovered(all_over(direct))
-            check_untouched(result, service, workers)
+            check_untouched(result, service, workers, newest)
             result.add(check(service, seens[1:], calls=run.upstream.asked))
     return result
 
@@ -286,17 +280,17 @@ def one_uncertain(run: Run, result: Result, service: Service, middle: Middle, st
 
 REFUSE = {
     "sqlite": [
-        "CREATE TRIGGER poisoned_chunk BEFORE INSERT ON chunks WHEN NEW.text LIKE '%poison1%' "
+        "CREATE TRIGGER poisoned_chunk BEFORE INSERT ON chunks WHEN NEW.text LIKE '%poison1%·3 %' "
         "BEGIN SELECT RAISE(ABORT, 'poisoned'); END",
-        "CREATE TRIGGER poisoned_finish BEFORE UPDATE ON completions WHEN NEW.response LIKE '%poison2%' "
+        "CREATE TRIGGER poisoned_finish BEFORE UPDATE ON completions WHEN NEW.response LIKE '%poison2%·3 %' "
         "BEGIN SELECT RAISE(ABORT, 'poisoned'); END",
         "CREATE TRIGGER poisoned_begin BEFORE INSERT ON completions WHEN NEW.prompt LIKE '%poison3%' "
         "BEGIN SELECT RAISE(ABORT, 'poisoned'); END",
         "CREATE TRIGGER poisoned_note BEFORE UPDATE ON completions WHEN NEW.client_name = 'poison4' AND NEW.delivery IS NOT NULL "
         "BEGIN SELECT RAISE(ABORT, 'poisoned'); END"],
     "postgresql": [
-        "ALTER TABLE chunks ADD CONSTRAINT poisoned_chunk CHECK (text NOT LIKE '%poison1%')",
-        "ALTER TABLE completions ADD CONSTRAINT poisoned_finish CHECK (response NOT LIKE '%poison2%')",
+        "ALTER TABLE chunks ADD CONSTRAINT poisoned_chunk CHECK (text NOT LIKE '%poison1%·3 %')",
+        "ALTER TABLE completions ADD CONSTRAINT poisoned_finish CHECK (response NOT LIKE '%poison2%·3 %')",
         "ALTER TABLE completions ADD CONSTRAINT poisoned_begin CHECK (prompt NOT LIKE '%poison3%')",
         "ALTER TABLE completions ADD CONSTRAINT poisoned_note CHECK (client_name <> 'poison4' OR delivery IS NULL)"],
 }
@@ -305,54 +299,59 @@ REFUSE = {
 def poisoned_row(run: Run) -> Result:
     """The database has something against one answer: its text, its end, its prompt, or a note about it."""
     result = Result("poisoned row")
-    service = run.start()
-    for statement in REFUSE[run.kind]:
-        the(service).execute(statement)
-    for _ in range(run.pick(1, 25)):
-        one_poisoned(run, result, service)
+    with run.steady() as (service, model):
+        for statement in REFUSE[run.kind]:
+            the(service).execute(statement)
+        for _ in range(run.pick(1, 25)):
+            one_poisoned(run, result, service, model)
     return result
 
 
-def one_poisoned(run: Run, result: Result, service: Service) -> None:
-    workers = service.workers()
+def one_poisoned(run: Run, result: Result, service: Service, model: Model) -> None:
+    workers, newest = service.workers(), newest_of(service)
     others = run.crowd(service, clients=10, tokens=60, every_ms=50, asks=1, spread_ms=0)
     eventually(lambda: the(service).value("SELECT count(DISTINCT completion_id) FROM chunks") == 10, 20, "texts")
-    chunk = run.upstream.script(*typing("good ", "good ", "poison1 ", "never ", "stored ", every=0.15))
-    finish = run.upstream.script(*typing("good ", "good ", "poison2 ", "stored ", every=0.15))
-    bad = [Seen(script.prompt, events=True) for script in (chunk, finish)] + [Seen("poison3", events=True)]
+    bad = [Seen(poisoned(f"poison{i}", 6), events=True) for i in (1, 2, 3)]
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(observe, bad, [service.url] * 3))
-    assert service.client.ask("Hello", headers={"User-Agent": "poison4"}).text
+    assert service.client.ask(prompt(2, 1), headers={"User-Agent": "poison4"}).text
     seens = list(others.leave())
     for seen in bad[:2]:
         result.expect((seen.end or {}).get("error_type") == "storage_rejected", f"{seen.prompt} ended with {seen.end}")
     result.expect(bad[2].status in (500, 503), f"a prompt that the database refuses got {bad[2].status}")
+    result.recovered(all_over(the(service)))
+    eventually(lambda: not the(service).value("SELECT count(*) FROM completions WHERE id > :newest AND delivery IS NULL AND "
+                                              "client_name <> 'poison4'", newest=newest), 2, "the notes of all others")
     for seen in seens:
         result.expect(seen.succeeded, f"completion {seen.completion_id} suffered for another: {seen.ended}, {seen.end}")
-        delivery = the(service).completion(seen.completion_id or 0)["delivery"]
-        result.expect(delivery == "complete", f"completion {seen.completion_id} was delivered, and its row says {delivery}")
-    result.recovered(all_over(the(service)))
-    check_untouched(result, service, workers)
-    result.add(check(service, [*seens, *bad[:2]], calls=run.upstream.asked))
-    result.recovered(poisoned_orphan(run, service))
+    check_untouched(result, service, workers, newest)
+    poisoned_orphan(run, result, service, model)
     result.rounds += 1
+    result.add(check(service, [*seens, *bad[:2]], calls=model.asked()))
 
 
-def poisoned_orphan(run: Run, service: Service) -> float:
-    """An answer whose text is stored in pieces and refused as a whole loses its worker; seconds until all are ended."""
-    database, gate = the(service), Gate()
-    bad = run.upstream.script(delta("good "), delta("poison2 "), wait_for(gate))
-    good = [run.upstream.script(delta("good "), wait_for(gate)) for _ in range(5)]
-    streams = [service.client.stream_text(script.prompt) for script in (bad, *good)]
-    eventually(lambda: database.value("SELECT count(*) FROM chunks") >= len(streams), 5, "storing")
+def poisoned(name: str, tokens: int) -> str:
+    """A prompt whose answer the database refuses from its fourth token on, in the way of this name."""
+    return prompt(tokens, 150, f"{name}-{secrets.token_hex(4)}")
+
+
+def poisoned_orphan(run: Run, result: Result, service: Service, model: Model) -> None:
+    """An answer whose pieces are stored, and whose whole is refused, loses its worker; the other orphans do not wait for it."""
+    database, bad = the(service), Seen(poisoned("poison2", 100))
+    others = run.crowd(service, clients=10, tokens=160, every_ms=50, asks=1, spread_ms=0)
+    observing = threading.Thread(target=observe, args=(bad, service.url))
+    observing.start()
+    eventually(lambda: "·3 " in database.stored_text(bad.completion_id or 0) if bad.completion_id else False, 10, "its pieces")
+    its = {"its": database.completion(bad.completion_id or 0)["worker_id"]}
+    os.kill(int(its["its"].split(":")[1]), signal.SIGKILL)
     killed = time.monotonic()
-    os.kill(int(database.completion(streams[0].completion_id)["worker_id"].split(":")[1]), signal.SIGKILL)
-    ids = [row["id"] for row in database.rows("SELECT id FROM completions WHERE status = 'in_progress' AND worker_id = :its",
-                                              its=database.completion(streams[0].completion_id)["worker_id"])]
-    eventually(lambda: all(database.completion(id)["status"] != "in_progress" for id in ids), RECOVERED_S + 5, "recovery")
-    recovered_s = time.monotonic() - killed
-    gate.open()
-    for stream in streams:
-        stream.rest()
+    eventually(lambda: not database.value("SELECT count(*) FROM completions WHERE status = 'in_progress' AND worker_id = :its",
+                                          **its), RECOVERED_S + 5, "the end of all that the worker has left")
+    result.recovered(time.monotonic() - killed)
+    observing.join()
+    row = database.completion(bad.completion_id or 0)
+    result.expect((row["status"], row["error_type"]) == ("failed", "storage_rejected"),
+                  f"the refused orphan is stored as {row['status']}/{row['error_type']}")
+    seens = [bad, *others.leave()]
     all_over(database)
-    return recovered_s
+    result.add(check(service, seens, calls=model.asked()))

