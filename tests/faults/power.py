@@ -37,18 +37,19 @@ def power_cut(run: Run) -> Result:
     moments = [act.began for act in disk.acts if act.began > asked_at]
     cuts = run.pick(20, 400)
     chosen = [run.random.choice((moments, told)[i % 2]) for i in range(cuts)]  # half of them just when a client was told
+    looked_for = 0
     for number, moment in enumerate(sorted(chosen)):
         disk.go_to(moment)
         left = emptied(run.folder / "left")
         disk.cut(run.random, left)
         told_by_then, lost = examine(result, left, seens, moment - clock)
-        result.clean += told_by_then
+        looked_for += told_by_then
         result.missing += lost
         if run.long and number % 40 == 0:
             starts_again(run, result, left)
-    result.rounds = cuts
+    result.rounds, result.clean = cuts, len(told)
     control(run, result, log, folder, seens, clock, asked_at)
-    result.notes = f"{len(told)} answers, {len(moments)} writes and syncs" + result.notes
+    result.notes = f"{looked_for:,} answers looked for after all cuts, {len(moments):,} writes and syncs" + result.notes
     checkpointed = any(act.call == "pwrite64" and act.path.endswith(".db") and act.began > asked_at for act in disk.acts)
     result.expect(checkpointed, "the trace is too short: there was no checkpoint in it")
     return result
