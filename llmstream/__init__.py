@@ -20,7 +20,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     app = Flask(__name__, template_folder="../templates", static_folder="../static")
     app.config.update(config.load(os.environ if environ is None else environ))
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(app.config["SQLALCHEMY_DATABASE_URI"])
-    app.config["MAX_CONTENT_LENGTH"] = app.config["LLMSTREAM_MAX_BODY_BYTES"]
+    app.config["MAX_CONTENT_LENGTH"] = app.config["LLMSTREAM_MAX_BODY_BYTES"] + 1  # one more, to tell full from too much
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
     db.init_app(app)

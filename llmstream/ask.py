@@ -8,8 +8,8 @@ import secrets
 import time
 from typing import Any, NamedTuple
 
+import gevent
 from flask import abort, current_app, request
-from gevent import sleep
 from sqlalchemy import update
 
 from .context import context_for
@@ -23,6 +23,7 @@ from .transcript import Transcript
 
 OWNER = "local"  # until there is a login
 STOP_WAIT_S = 1.0
+BODY_S = 20
 
 
 class Asked(NamedTuple):
@@ -34,6 +35,22 @@ class Asked(NamedTuple):
 
 def generation() -> Generation:
     return current_app.extensions["generation"]
+
+
+def received_body() -> bytes:
+    """The whole body of the request, in time. Aborts with 400, 408 or 413."""
+    try:
+        with gevent.Timeout(BODY_S):
+            body = request.get_data()
+    except gevent.Timeout:
+        abort(408, f"The body did not come within {BODY_S} s.")
+    except OSError:
+        abort(400, "The body is not framed as HTTP says.")
+    if len(body) > current_app.config["LLMSTREAM_MAX_BODY_BYTES"]:
+        abort(413)
+    if len(body) < (request.content_length or 0):
+        abort(400, "The body is shorter than its Content-Length says.")
+    return body
 
 
 def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
@@ -85,7 +102,7 @@ def stop_answer(completion_id: int) -> Completion:
     generation().stop(completion_id)
     give_up = time.monotonic() + STOP_WAIT_S
     while (completion := refreshed(completion_id)).status == "in_progress" and time.monotonic() < give_up:
-        sleep(0.05)
+        gevent.sleep(0.05)
     return completion
 
 

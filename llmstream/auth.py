@@ -41,7 +41,7 @@ def host_name(host: str) -> str:
     """The name in a Host header, without the port; empty if it is not a host at all."""
     try:
         parts = urlsplit(f"//{host}")
-        return bracketed((parts.hostname or "") if parts.netloc == host and parts.port != 0 else "")
+        return bracketed(parts.hostname or "") if parts.netloc == host and "@" not in host and parts.port != 0 else ""
     except ValueError:
         return ""
 

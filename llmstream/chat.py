@@ -11,7 +11,7 @@ from flask import Blueprint, Response, current_app, redirect, render_template, r
 from marshmallow import EXCLUDE, Schema, ValidationError, validate
 from werkzeug.exceptions import HTTPException
 
-from .ask import Asked, ask, find, generation, stop_answer
+from .ask import Asked, ask, find, generation, received_body, stop_answer
 from .delivery import STREAM_HEADERS, bound_slow_reader, noted, while_there
 from .endings import Ending
 from .errors import Unprocessable
@@ -37,6 +37,7 @@ def index() -> str:
 
 @bp.post("/")
 def send() -> Any:
+    received_body()
     ids = ids_in(request.form)
     if "stop" in ids:
         return redirect(f"/?conversation={stop_answer(ids['stop']).conversation_id}", 303)

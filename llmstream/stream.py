@@ -7,7 +7,7 @@ import time
 
 from flask import Blueprint, Response, abort, current_app, request
 
-from .ask import Asked, ask, follow, generation, stop_answer
+from .ask import Asked, ask, follow, generation, received_body, stop_answer
 from .delivery import STREAM_HEADERS, bound_slow_reader, events, noted, text, while_there, whole
 from .errors import Unprocessable
 from .generation import tail
@@ -54,11 +54,8 @@ def wants_events() -> bool:
 def json_object() -> dict[str, object]:
     if not request.is_json:
         abort(415, "Send JSON, with the header Content-Type: application/json.")
-    received = request.get_data(cache=False)
-    if len(received) >= current_app.config["LLMSTREAM_MAX_BODY_BYTES"]:  # one without a length is read up to the limit
-        abort(413)
     try:
-        body = json.loads(received.decode())
+        body = json.loads(received_body().decode())
     except (ValueError, RecursionError) as error:
         abort(400, f"The body is not JSON: {error}.")
     if not isinstance(body, dict):

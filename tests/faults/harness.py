@@ -93,6 +93,8 @@ class Run:
         self.random = random.Random(self.seed)
         self._ends = ExitStack()
         self.upstream = self._ends.enter_context(Numbered())
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a slow disk under a log is no fault of the hub
+        self.logs = Path(self._ends.enter_context(tempfile.TemporaryDirectory(prefix="faults-logs-", dir=memory)))
 
     def __enter__(self) -> "Run":
         return self
@@ -134,7 +136,7 @@ class Run:
         """A service in front of `upstream`, ready; `OPENAI_BASE_URL=model.base_url` puts it in front of a `model()`."""
         shipped = {"WEB_CONCURRENCY": 2, "OPENAI_BASE_URL": self.upstream.base_url, "OPENAI_API_KEY": "scripted-key",
                    "LLMSTREAM_MODEL": "scripted-model"}
-        service = Service(self.folder, database or self.new_database(), **(shipped | settings))
+        service = Service(self.logs, database or self.new_database(), **(shipped | settings))
         self._ends.callback(service.stop)
         return service.wait_ready(40)
 
@@ -235,6 +237,11 @@ class Crowd:
         self._process.wait(within)
         assert self._process.returncode == 0, f"the crowd ended with {self._process.returncode}"
         return self.seen()
+
+    def ended_cleanly(self) -> int:
+        """About how many streams have ended cleanly so far."""
+        with self.log.open("rb") as lines:
+            return sum(b'"ended": "clean"' in line for line in lines)
 
     def seen(self) -> Iterator[Seen]:
         with self.log.open() as lines:
