@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import gevent
 from flask import abort, current_app, request
 from sqlalchemy import update
+from werkzeug.exceptions import HTTPException
 
 from .context import context_for
 from .errors import Unprocessable, conversation_busy, not_stored
@@ -44,8 +45,10 @@ def received_body() -> bytes:
             body = request.get_data()
     except gevent.Timeout:
         abort(408, f"The body did not come within {BODY_S} s.")
-    except OSError:
-        abort(400, "The body is not framed as HTTP says.")
+    except HTTPException:
+        raise
+    except Exception as error:  # gunicorn's own kinds, and a connection that broke: the sender's fault, whatever it is
+        abort(400, f"The body could not be read: {type(error).__name__}.")
     if len(body) > current_app.config["LLMSTREAM_MAX_BODY_BYTES"]:
         abort(413)
     if len(body) < (request.content_length or 0):

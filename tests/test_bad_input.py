@@ -1,5 +1,6 @@
 """Bad input: each gets a clear problem document, nothing is stored, and the model is not asked."""
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -134,6 +135,22 @@ def test_a_length_that_is_a_lie_is_not_waited_for(service: Service) -> None:
     answer = service.talk(b"POST /stream HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
                           b"Content-Length: 10000000000\r\n\r\n{" % service.port)
     assert answer.split()[1] == b"413"
+
+
+@pytest.mark.parametrize(("framing", "body"), [
+    (b"Content-Length: 60", b'{"prompt": "shorter than was said"}'), (b"Transfer-Encoding: chunked", b"zz\r\n")])
+def test_a_body_that_is_cut_short_or_misframed_is_refused(service: Service, framing: bytes, body: bytes) -> None:
+    with service.connect() as connection:
+        connection.sendall(b"POST /stream HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n" % service.port)
+        connection.sendall(framing + b"\r\n\r\n" + body)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(65536).split()[1] == b"400"
+
+
+def test_a_body_of_just_the_limit_is_taken(client: Client) -> None:
+    prompt = {"prompt": "x" * (262_144 - len('{"prompt": ""}'))}
+    response = client.call("POST", "/stream", data=json.dumps(prompt), headers=JSON)
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize(("method", "path"), [
