@@ -142,3 +142,8 @@ def test_a_model_that_is_not_offered_is_refused(client: Client, upstream: Upstre
     script = upstream.script(*answer("never"))
     assert "model" in is_problem(client.ask(script.prompt, model="gpt-99"), 422)["errors"]
     assert not script.calls
+
+
+def test_a_body_of_just_the_limit_is_taken(client: Client) -> None:
+    prompt = {"prompt": "x" * (262_144 - len('{"prompt": ""}'))}
+    assert client.call("POST", "/stream", json=prompt).status_code == 200
