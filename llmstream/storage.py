@@ -57,11 +57,9 @@ def snapshot(transcript: Transcript) -> Write | None:
 def write(connection: Connection, batch: list[Write], notes: list[dict[str, Any]], worker: tuple[str, int]) -> None:
     """Begin, append and finish all of `batch`. `worker` is (worker_id, epoch), ours."""
     begun = [w for w in batch if w.transcript.id is not None]
-    if len(begun) < len(batch):
+    if new := [w for w in batch if w.transcript.id is None]:
         be_known(connection, worker)
-    for new in batch:
-        if new.transcript.id is None:
-            _insert(connection, new, worker)
+        _insert(connection, new, worker)
     owned = _lock(connection, [w.transcript.id for w in begun], worker)
     for lost in (w for w in begun if w.transcript.id not in owned):
         lost.not_ours = _ending_of(connection, lost.transcript.id)
@@ -71,9 +69,8 @@ def write(connection: Connection, batch: list[Write], notes: list[dict[str, Any]
     if endings := [_final(w.transcript, w.text, w.ending) for w in ours if w.ending]:
         connection.execute(update(completions).where(completions.c.id == bindparam("of")), endings)
         connection.execute(delete(chunks).where(chunks.c.completion_id.in_([row["of"] for row in endings])))
-    for note in notes:
-        values = {name: value for name, value in note.items() if name != "of"}
-        connection.execute(update(completions).where(completions.c.id == note["of"]).values(**values))
+    if notes:
+        connection.execute(update(completions).where(completions.c.id == bindparam("of")), notes)
 
 
 def be_known(connection: Connection, worker: tuple[str, int]) -> None:
@@ -82,20 +79,31 @@ def be_known(connection: Connection, worker: tuple[str, int]) -> None:
     connection.execute(_upsert(connection, workers).values(row).on_conflict_do_nothing())
 
 
-def _insert(connection: Connection, new: Write, worker: tuple[str, int]) -> None:
-    """The row of a new completion, and of its conversation if that is new too; both or, where it is taken, neither."""
-    row = {**new.transcript.row, "worker_id": worker[0], "epoch": worker[1]}
-    new.taken, new.conversation_id = None, row["conversation_id"]
-    if new.conversation_id is None:
-        values = {"owner": row["owner"], "title": row["prompt"].strip()[:120], "created_at": row["created_at"]}
-        new.conversation_id = connection.scalar(insert(conversations).values(values).returning(conversations.c.id))
-    row["conversation_id"] = new.conversation_id
-    statement = _upsert(connection, completions).values(row).on_conflict_do_nothing().returning(completions.c.id)
-    new.new_id = connection.scalar(statement)
-    if new.new_id is not None:
-        return
+def _insert(connection: Connection, batch: list[Write], worker: tuple[str, int]) -> None:
+    """The rows of new completions, and of their conversations if those are new too; both or, where it is taken, neither.
+
+    Few statements for all of them: each costs a PostgreSQL's answer, and the text of others waits for this commit.
+    """
+    rows = [{**new.transcript.row, "worker_id": worker[0], "epoch": worker[1]} for new in batch]
+    if first := [row for row in rows if row["conversation_id"] is None]:
+        values = [{"owner": row["owner"], "title": row["prompt"].strip()[:120], "created_at": row["created_at"]} for row in first]
+        statement = insert(conversations).returning(conversations.c.id, sort_by_parameter_order=True)
+        for row, conversation_id in zip(first, connection.scalars(statement, values).all(), strict=True):
+            row["conversation_id"] = conversation_id
+    columns = (completions.c.id, completions.c.owner, completions.c.idempotency_key)
+    made = connection.execute(_upsert(connection, completions).on_conflict_do_nothing().returning(*columns), rows)
+    ids = {(row.owner, row.idempotency_key): row.id for row in made}
+    for new, row in zip(batch, rows, strict=True):
+        new.taken, new.conversation_id = None, row["conversation_id"]
+        new.new_id = ids.pop((row["owner"], row["idempotency_key"]), None)
+        if new.new_id is None:
+            _find(connection, new, row, worker)
+
+
+def _find(connection: Connection, new: Write, row: dict[str, Any], worker: tuple[str, int]) -> None:
+    """Why there was no room for this row."""
     if new.transcript.row["conversation_id"] is None:
-        connection.execute(delete(conversations).where(conversations.c.id == new.conversation_id))
+        connection.execute(delete(conversations).where(conversations.c.id == row["conversation_id"]))
     key = (completions.c.owner == row["owner"], completions.c.idempotency_key == row["idempotency_key"])
     found = connection.execute(select(completions).where(*key)).first()
     if found and (found.worker_id, found.epoch, found.created_at) == (*worker, row["created_at"]):
