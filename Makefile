@@ -1,6 +1,7 @@
 # make run    start the service (HOST, PORT, DATABASE_URL, OPENAI_BASE_URL, ... change it: see README.md)
 # make test   lint, types, line counts and all tests
 # make lint   lint and types alone
+# make faults FAULTS="--only zombie --seed 7"   the long pass of the faults, more than an hour (docs/reliability.md)
 # make backup TO=FILE   copy the SQLite database while the service runs (docs/operations.md)
 # make clean  remove the virtual environment; the data in instance/ stays
 # Each does its own set-up, once: a stamp in .venv is older than a requirements file that has changed.
@@ -11,7 +12,7 @@ fail = { echo "llmstream: $(1)" >&2; exit 1; }
 pip = .venv/bin/python -m pip install --no-deps --disable-pip-version-check -r $(1) >.venv/pip.log 2>&1 || \
 	$(call fail,The packages could not be installed: see the end of .venv/pip.log and try again once that is put right.)
 
-.PHONY: run test lint backup clean chromium tools
+.PHONY: run test faults lint backup clean chromium tools
 
 run: .venv/installed
 	@exec .venv/bin/python -m gunicorn
@@ -38,6 +39,9 @@ backup: .venv/installed
 test: lint chromium tools
 	@echo "Lines of Python in llmstream/:" && wc -l llmstream/*.py
 	@CHROMIUM="$(CHROMIUM)" .venv/bin/python -m pytest
+
+faults: tools .venv/installed-dev
+	@.venv/bin/python -m tests.faults --long $(FAULTS)
 
 lint: .venv/installed-dev
 	@.venv/bin/ruff check .

@@ -111,13 +111,14 @@ def refused(service: Service) -> tuple[int, float]:
 
 
 def resumption(database: Database, freed: float) -> float:
-    """Wait until text is stored again; how many seconds after `freed`."""
+    """Wait until text is stored again, or all of it has been; how many seconds after `freed`."""
     seen: list[Any] = []
 
     def resumed() -> bool:
         with suppress(sa.exc.DBAPIError):
             seen.append(database.rows("SELECT count(*) AS chunks, sum(start) AS bytes FROM chunks"))
-        return bool(seen) and seen[-1] != seen[0]
+            return seen[-1] != seen[0] or not database.value("SELECT count(*) FROM completions WHERE status = 'in_progress'")
+        return False
     eventually(resumed, 30, "the next commit")
     return time.monotonic() - freed
 
