@@ -32,10 +32,13 @@ def under_kills(run: Run, result: Result, service: Service, model: Model, stream
     """So many kills under so many streams, and on until enough streams have ended cleanly."""
     crowd = run.crowd(service, clients=streams, **CROWDED)
     eventually(lambda: next(crowd.seen(), None), 20, "the first whole answer")
-    spared = None if run.long else run.random.choice(service.workers())
+    idle = [pid for pid in service.workers() if pid not in busy(service)]
+    spared = None if run.long else (busy(service) + idle)[-1]
+    give_up = time.monotonic() + run.pick(30, 3600)
     with Coroner(the(service)) as coroner:
-        while len(coroner.killed) < kills or crowd.ended_cleanly() < enough:
-            if victims := [pid for pid in service.workers() if pid != spared]:
+        while time.monotonic() < give_up and (len(coroner.killed) < kills or crowd.ended_cleanly() < enough):
+            victims = [pid for pid in (service.workers() if run.long else busy(service)) if pid != spared]
+            if victims:
                 coroner.kill(run.random.choice(victims))
             time.sleep(run.random.uniform(0.4, 1.2))
         seens = crowd.leave()
@@ -43,7 +46,16 @@ def under_kills(run: Run, result: Result, service: Service, model: Model, stream
     result.rounds += len(coroner.killed)
     result.recovered(max(coroner.recoveries.values(), default=0.0))
     result.add(check(service, seens, killed=coroner.killed, calls=model.asked()))
+    result.expect(result.cut and len(coroner.killed) >= kills, f"{len(coroner.killed)} kills cut {result.cut} answers: too few")
     result.worst("streams at a time", streams)
+
+
+def busy(service: Service) -> list[int]:
+    """Its workers that write an answer now, the busiest first."""
+    rows = the(service).rows("SELECT worker_id AS id FROM completions WHERE status = 'in_progress' GROUP BY worker_id "
+                             "ORDER BY count(*) DESC")
+    known = [int(row["id"].split(":")[-1]) for row in rows]
+    return [pid for pid in known if pid in service.workers()]
 
 
 class Coroner:
