@@ -284,6 +284,7 @@ def remove(server: Any) -> None:
     with suppress(subprocess.CalledProcessError):
         control(server, "stop", "-m", "immediate")
     with _postgres_lock:  # the wheel is not made for threads
+        server._postmaster_info = None  # it need not be stopped again
         server.cleanup()
 
 
