@@ -4,6 +4,7 @@ Runs the faults, prints a line for each, then the table; exits with 1 if a promi
 with the same seed.
 """
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ COLUMNS = ("fault", "database", "rounds", "clean", "cut", "wrong", "missing", "l
 
 def main() -> int:
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whatever was started ends with us
     chosen = [s for s in SCENARIOS if not options.only or s.__name__ in options.only.split(",")]
     results: list[tuple[str, Result]] = []
     print(f"seed {options.seed}", flush=True)
