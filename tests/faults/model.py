@@ -50,7 +50,7 @@ def kill_midway(run: Run, result: Result, service: Service, wires: Wires) -> Non
     result.expect((refused.status, refused.end.get("error_type")) in expected, f"while it starts: {refused}")
     result.expect(refused.status == 200 or int(refused.headers["retry-after"]) >= 1, "a 503 without Retry-After")
     eventually(lambda: first_text(wires, service), SERVED_S + 10, "the next answer")
-    result.recovered(time.monotonic() - killed_at - successor.seconds(), SERVED_S)
+    result.recovered(time.monotonic() - killed_at, SERVED_S + successor.seconds())
 
 
 def is_failed(result: Result, service: Service, wire: Wire) -> None:

@@ -37,7 +37,8 @@ def comes_back(run: Run) -> Result:
     lags_ms.sort()
     lag_ms = lags_ms[int(len(lags_ms) * 0.99)]
     result.worst("lag ms p99", lag_ms)
-    result.expect(lag_ms <= LAG_MS, f"who came back was {lag_ms:.0f} ms behind the live stream at the 99th percentile")
+    allowed_ms = LAG_MS + result.worsts["ms without a core"]
+    result.expect(lag_ms <= allowed_ms, f"who came back was {lag_ms:.0f} ms behind the live stream at the 99th percentile")
     return result
 
 
@@ -60,7 +61,7 @@ def join_everywhere(result: Result, two: Pair, wires: Wires, lags_ms: list[float
     starved_ms = workers.seconds() * 1000
     result.worst("ms without a core", starved_ms)
     for after, wire in joined:
-        lags_ms += [max(0.0, lag_ms - starved_ms) for lag_ms in lags(live, wire, after)]
+        lags_ms += lags(live, wire, after)
     for after in range(len(WHOLE) + 1):
         judge(result, wires.follow((two.one, two.other)[after % 2], live.completion_id, after), after, WHOLE)
 
@@ -189,7 +190,7 @@ def stop_one(result: Result, two: Pair, wires: Wires, kind: str, events: bool) -
     asked_at = time.monotonic()
     response = two.other.client.stop(completion_id)
     closed_s = call.wait_closed(10) - asked_at
-    result.recovered(closed_s - workers.seconds(), STOPPED_S)
+    result.recovered(closed_s, STOPPED_S + workers.seconds())
     wire.over(5)
     row = two.database.completion(completion_id)
     result.expect(response.status_code in (200, 202), f"{name}: DELETE gave {response.status_code}")
