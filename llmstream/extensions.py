@@ -212,6 +212,8 @@ def is_passing(error: BaseException) -> bool:
     """Whether the same write may succeed later: the database is locked, full, away or slow, and not at odds with the data."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
+    if str(getattr(getattr(error, "orig", None), "sqlstate", "")).startswith("54"):
+        return False  # "program limit exceeded": PostgreSQL will never take this row, though it counts as operational
     return isinstance(error, OperationalError | InterfaceError | PoolTimeout | TimeoutError | OSError)
 
 
