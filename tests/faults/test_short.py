@@ -1,8 +1,9 @@
 """The short pass of every fault on each database. Most of their time is waiting, so a few run at a time."""
 import inspect
 import os
+import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def lane(scenario: Any, kind: str) -> str:
 
 
 @pytest.mark.parametrize(("scenario", "kind"), CASES)
-def test_nothing_is_lost(request: pytest.FixtureRequest, running: dict[str, Future[Result]], scenario: object, kind: str) -> None:
+def test_nothing_is_lost(request: pytest.FixtureRequest, running: dict[str, Future[Result]], scenario: Any, kind: str) -> None:
     try:
         result = running[request.node.nodeid].result()
     except NotApplicable:
@@ -55,5 +56,10 @@ def test_nothing_is_lost(request: pytest.FixtureRequest, running: dict[str, Futu
     except Missing as part:
         missing(str(part))
     print(result)
+    if result.breaches and not (result.wrong or result.missing):  # no record is wrong, so it is a limit of time, and others ran
+        warnings.warn(f"{result.fault} on {kind} is judged again: " + "; ".join(result.breaches[:5]), stacklevel=1)
+        wait(running.values())
+        result = once(scenario, SEED, kind, False)  # beside it: it is judged once more, alone
+        print(result)
     assert not result.breaches, "\n".join(result.breaches[:20])
     assert result.rounds
