@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import suppress
 
+import pysqlite3
 import sqlalchemy as sa
 
 from tests.client import eventually
@@ -162,6 +163,7 @@ def one_zombie(run: Run, result: Result, service: Service, model: Model) -> None
     eventually(lambda: database.value("SELECT count(DISTINCT completion_id) FROM chunks") > 16, 20, "texts")
     pid = run.random.choice(workers)
     its = {"its": f"{socket.gethostname()}:{pid}"}
+    stop_between_commits(pid, database)
     with stopped(pid):
         began = time.monotonic()
         eventually(lambda: not database.value(
@@ -181,6 +183,29 @@ def one_zombie(run: Run, result: Result, service: Service, model: Model) -> None
     result.expect(service.workers() == workers, "a worker was replaced")
     result.rounds += 1
     result.add(check(service, seens, calls=model.asked()))
+
+
+def stop_between_commits(pid: int, database: Database) -> None:
+    """SIGSTOP at a moment in which the worker does not hold SQLite's write lock: that would be the fault `database_held`."""
+    for _ in range(40):
+        os.kill(pid, signal.SIGSTOP)
+        if database.kind != "sqlite" or can_write(database):
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.03)
+    raise AssertionError("the worker held the lock whenever it was stopped")
+
+
+def can_write(database: Database) -> bool:
+    connection = pysqlite3.connect(sa.make_url(database.url).database, timeout=1, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+        return True
+    except pysqlite3.OperationalError:
+        return False
+    finally:
+        connection.close()
 
 
 def newest_of(service: Service) -> int:
