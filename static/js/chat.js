@@ -11,6 +11,7 @@ const box = composer.elements.prompt;
 const sendButton = part("send");
 const stopButton = part("stop");
 const follow = new Follow(part("jump"));
+const UNSENT = "unsent prompt"; // what stood in the box when the page was loaded again
 let running = null; // {turn, answer}: what is being written
 
 function start() {
@@ -22,7 +23,10 @@ function start() {
   document.addEventListener("submit", onRegenerate);
   document.addEventListener("click", onExample);
   enableCopy((_, button) => button.closest(".turn").turn.text);
+  box.value ||= sessionStorage.getItem(UNSENT) ?? "";
+  sessionStorage.removeItem(UNSENT);
   fitBox();
+  if (!location.hash) for (const turn of turns) turn.onShown = () => follow.toEnd();
   const live = turns.find(({ element }) => element.dataset.status === "in_progress");
   if (live) {
     live.progress("Being written");
@@ -85,12 +89,13 @@ function onExample({ target }) {
 async function run(turn, answer) {
   setRunning({ turn, answer });
   const isNewest = turn.element === part("turns").lastElementChild;
+  turn.onShown = () => isNewest && follow.toEnd();
   if (isNewest) follow.take();
   announce("The answer is being written.");
   try {
     for await (const { type, data } of answer.read()) {
       if (type === "created") onCreated(turn, data);
-      else if (type === "delta") onDelta(turn, answer, () => isNewest && follow.toEnd());
+      else if (type === "delta") onDelta(turn, answer);
       else if (type === "waiting") turn.progress("The connection was lost; taking it up again");
       else onEnd(turn, data);
     }
@@ -133,9 +138,9 @@ function nameConversation(id, prompt) {
   document.title = `${title} · llmstream`;
 }
 
-function onDelta(turn, answer, afterwards) {
+function onDelta(turn, answer) {
   turn.progress("Being written");
-  turn.show(answer.text, afterwards);
+  turn.show(answer.text);
 }
 
 function onEnd(turn, ending) {
@@ -163,12 +168,29 @@ function onBreak(turn, answer, error) {
     return turn.break("The service cannot be reached.", detail, [], [["Try again", retry]]);
   }
   if (!error.status) throw error;
+  if (error.status === 409) return onBusy(turn);
   const sentences = Object.entries(error.errors).flatMap(([field, list]) => [list].flat().map((sentence) => `${field}: ${sentence}`));
   const wait = error.retryAfter ? ` Wait ${error.retryAfter} s before you try again.` : "";
   const choices = [];
-  if (error.status >= 500 || [403, 409, 429].includes(error.status)) choices.push(["Try again", retry]);
+  if (error.status >= 500 || [403, 429].includes(error.status)) choices.push(["Try again", retry]);
   if (!turn.completionId) choices.push(["Edit the prompt", edit]);
   turn.break(`${error.title}.`, `${error.message}${wait}${kept}`, sentences, choices);
+}
+
+// Another answer is being written in this conversation, asked for in another window: the page shows it once it is loaded again.
+function onBusy(turn) {
+  const isNew = !turn.completionId;
+  if (isNew) box.value ||= turn.prompt;
+  fitBox();
+  const load = () => {
+    sessionStorage.setItem(UNSENT, box.value);
+    location.assign(`/?conversation=${main.dataset.conversationId}`);
+  };
+  const detail = `It was asked for in another window. Wait for it, or show it here and stop it.${isNew ? " Your prompt stands in the box below." : ""}`;
+  turn.break("Another answer is being written in this conversation.", detail, [], [["Show that answer", load]]);
+  if (!isNew) return;
+  part("turns").append(turn.part("note").firstElementChild);
+  turn.element.remove();
 }
 
 async function stop() {

@@ -1,7 +1,9 @@
 // Markdown to elements, block by block. Nothing a model wrote is ever HTML: the parser is told of no tags, its output goes through
 // DOMPurify with a short list of elements, and links are looked at once more in the tree.
-import { Marked } from "../vendor/marked.js";
+import { Lexer, Marked } from "../vendor/marked.js";
 import DOMPurify from "../vendor/dompurify.js";
+import { inSlices } from "./slices.js";
+import { isHeavyBlock, isHeavyLine, pieces } from "./weight.js";
 
 const PURIFY = {
   ALLOWED_TAGS: ["p", "br", "strong", "em", "del", "code", "pre", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "hr",
@@ -30,51 +32,78 @@ const marked = new Marked({
   },
 });
 
-// Shows a text that grows. Only blocks that changed are made anew, and only what may still change is parsed again.
+// Shows a text that grows. Only blocks that changed are made anew, and only what may still change is parsed again. What takes long
+// is done in slices; `onShown` is called after each of them.
 export class MarkdownView {
   #element;
+  #onShown;
   #blocks = []; // {raw, type, node}
   #settled = 0; // characters whose blocks are closed
   #closed = 0; // how many blocks that is
+  #wanted = null; // {text, isWhole}: what to show next
+  #task = null; // of the slices that are being done, if any
+  #done = Promise.resolve();
 
-  constructor(element) {
+  constructor(element, onShown = () => {}) {
     this.#element = element;
+    this.#onShown = onShown;
   }
 
   clear() {
+    this.#wanted = this.#task = null;
     this.#blocks = [];
     this.#settled = this.#closed = 0;
     this.#element.replaceChildren();
   }
 
-  // The text so far.
+  // The text so far. Resolves once it, or a later one, is shown; a short one is shown at once.
   update(text) {
-    const normal = text.replace(/\r\n?/g, "\n");
-    if (normal.length > LONGEST) return this.#showPlain(text);
-    this.#show(lex(normal.slice(this.#settled)), this.#closed);
-    this.#settle(normal);
+    return this.#want({ text, isWhole: false });
   }
 
   // The whole text: parsed once from its beginning, since a link may be defined after its use.
   finish(text) {
-    if (text.length > LONGEST) return this.#showPlain(text);
-    this.#settled = this.#closed = 0;
-    this.#show(lex(text), 0);
+    return this.#want({ text, isWhole: true });
+  }
+
+  #want(wanted) {
+    this.#wanted = wanted;
+    if (!this.#task) this.#done = this.#work((this.#task = {}));
+    return this.#done;
+  }
+
+  async #work(task) {
+    while (this.#task === task && this.#wanted) {
+      const { text, isWhole } = this.#wanted;
+      this.#wanted = null;
+      await inSlices(this.#steps(text, isWhole), () => this.#task === task, this.#onShown);
+    }
+    if (this.#task === task) this.#task = null;
+  }
+
+  *#steps(text, isWhole) {
+    const normal = text.replace(/\r\n?/g, "\n");
+    if (normal.length > LONGEST) return this.#showPlain(text);
+    if (isWhole) this.#settled = this.#closed = 0;
+    const tokens = yield* lex(normal.slice(this.#settled));
+    yield* this.#show(tokens, this.#closed);
+    this.#settle(normal);
   }
 
   #showPlain(text) {
     this.#blocks = [];
+    this.#settled = this.#closed = 0;
     this.#element.classList.remove("rendered");
     this.#element.textContent = text;
   }
 
-  #show(tokens, from) {
+  *#show(tokens, from) {
     if (!this.#blocks.length) this.#element.replaceChildren();
     this.#element.classList.add("rendered");
-    tokens.forEach((token, index) => {
+    for (const [index, token] of tokens.entries()) {
       const old = this.#blocks[from + index];
-      if (old?.key === keyOf(token)) return;
       const block = { raw: token.raw, key: keyOf(token), type: token.type, lang: token.lang };
+      if (old?.key === block.key) continue;
       if (old && grows(old, block)) {
         block.node = old.node;
         block.node.querySelector("code").firstChild.data = token.text;
@@ -84,7 +113,8 @@ export class MarkdownView {
         else this.#element.append(block.node);
       }
       this.#blocks[from + index] = block;
-    });
+      yield;
+    }
     for (const block of this.#blocks.splice(from + tokens.length)) block.node.remove();
   }
 
@@ -98,11 +128,30 @@ export class MarkdownView {
   }
 }
 
-function lex(text) {
+// The tokens of a text. A parser's work can grow with the square of what it is given, so what is heavy is never given to it.
+function* lex(text) {
+  const lexer = new Lexer(marked.defaults);
+  for (const piece of pieces(text)) {
+    const before = [lexer.tokens.length, lexer.inlineQueue.length];
+    if (isHeavyBlock(piece) || !lexBlocks(lexer, piece) || lexer.inlineQueue.slice(before[1]).some(({ src }) => isHeavyLine(src))) {
+      [lexer.tokens.length, lexer.inlineQueue.length] = before;
+      lexer.tokens.push({ type: "plain", raw: piece });
+    }
+    yield;
+  }
+  for (const { src, tokens } of lexer.inlineQueue) {
+    lexer.inlineTokens(src, tokens);
+    yield;
+  }
+  return lexer.tokens.filter(({ type }) => type !== "space" && type !== "def");
+}
+
+function lexBlocks(lexer, piece) {
   try {
-    return marked.lexer(text).filter(({ type }) => type !== "space" && type !== "def");
+    lexer.blockTokens(piece, lexer.tokens);
+    return true;
   } catch {
-    return [{ type: "unreadable", raw: text }];
+    return false; // nested deeper than a parser can go
   }
 }
 
@@ -118,16 +167,24 @@ function grows(old, block) {
 function render(token) {
   const block = document.createElement("div");
   block.className = "block";
+  if (token.type === "plain") return showRaw(block, token);
   try {
     block.append(DOMPurify.sanitize(marked.parser([token]), PURIFY));
     block.querySelectorAll("a").forEach(tame);
     block.querySelectorAll("pre").forEach(frameCode);
     block.querySelectorAll("table").forEach(frameTable);
     block.querySelectorAll("p, li, h4, h5, h6, blockquote, ul, ol, th, td").forEach((element) => element.setAttribute("dir", "auto"));
+    return block;
   } catch {
-    block.textContent = token.raw; // nested deeper than a parser can go: shown as it was written
-    block.classList.add("plain");
+    return showRaw(block, token);
   }
+}
+
+// As it was written.
+function showRaw(block, { raw }) {
+  block.textContent = raw.trimEnd();
+  block.classList.add("plain");
+  block.dir = "auto";
   return block;
 }
 

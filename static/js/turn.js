@@ -5,6 +5,7 @@ const RENDER_MS = 50;
 
 export class Turn {
   text = "";
+  onShown = () => {}; // more of the answer stands on the page
   #view;
   #timer = 0;
   #cost = 0; // how long the last rendering took: a slow one is done less often
@@ -20,7 +21,7 @@ export class Turn {
     this.element = element;
     element.turn = this;
     this.text = this.part("answer").textContent;
-    this.#view = new MarkdownView(this.part("answer"));
+    this.#view = new MarkdownView(this.part("answer"), () => this.onShown());
     if (this.text) this.#view.finish(this.text);
   }
 
@@ -64,19 +65,18 @@ export class Turn {
   }
 
   // The text so far, shown at the next chance.
-  show(text, afterwards = () => {}) {
+  show(text) {
     this.text = text;
     this.element.removeAttribute("data-old");
     if (!text) this.#view.clear();
-    else this.#timer ||= setTimeout(() => this.#render(afterwards), Math.max(RENDER_MS, 4 * this.#cost));
+    else this.#timer ||= setTimeout(() => this.#render(), Math.max(RENDER_MS, 4 * this.#cost));
   }
 
-  #render(afterwards) {
+  async #render() {
     const start = performance.now();
     this.#timer = 0;
-    this.#view.update(this.text);
+    await this.#view.update(this.text);
     this.#cost = performance.now() - start;
-    afterwards();
   }
 
   // It ended: {status, reason, finish_reason}.

@@ -61,12 +61,25 @@ GROW = """async ({text, step}) => {
     const { MarkdownView } = await import("/static/js/markdown.js");
     const [grown, whole] = [document.createElement("div"), document.createElement("div")];
     const view = new MarkdownView(grown);
-    for (let end = 1; end < text.length; end += step) view.update(text.slice(0, end));
+    for (let end = 1; end < text.length; end += step) await view.update(text.slice(0, end));
     const before = grown.innerHTML.length;
-    view.finish(text);
-    new MarkdownView(whole).finish(text);
+    await view.finish(text);
+    await new MarkdownView(whole).finish(text);
     return [grown.innerHTML, whole.innerHTML, before];
 }"""
+SLICED = """async (text) => {
+    const { MarkdownView } = await import("/static/js/markdown.js");
+    const element = document.body.appendChild(document.createElement("div"));
+    let last = performance.now(), longest = 0;
+    const timer = setInterval(() => { longest = Math.max(longest, performance.now() - last); last = performance.now(); });
+    await new MarkdownView(element).finish(text);
+    await new Promise((done) => setTimeout(done, 50));
+    clearInterval(timer);
+    return [longest, element.children.length, element.innerText];
+}"""
+EMPHASIS = "_" * 40_000 + "a" + "*_" * 10_000
+NESTED = "".join("  " * level + "- x\n" for level in range(400))
+WIDE = "|" + "a|" * 2000 + "\n|" + "-|" * 2000 + "\n" + ("|" + "b|" * 2000 + "\n") * 3
 SSE = """async (pieces) => {
     const { EventParser } = await import("/static/js/sse.js");
     const parser = new EventParser();
@@ -90,16 +103,32 @@ def test_markdown_made_to_break_a_parser_stays_text(chat: Chat) -> None:
         assert time.monotonic() - started < 4, f"{text[:9]!r} held the page"
 
 
+@pytest.mark.parametrize("text", [EMPHASIS, NESTED, WIDE, "- a\n" + "b\n" * 20_000, "- - " * 20_000 + "a"],
+                         ids=["emphasis", "nested", "wide", "lazy", "rules"])
+def test_what_is_too_much_for_a_parser_is_shown_as_it_was_written(chat: Chat, text: str) -> None:
+    longest_ms, _, shown = chat.page.evaluate(SLICED, f"Before\n\n{text}\n\nAfter **it**")
+    assert longest_ms < 3000
+    assert shown.split() == ["Before", *text.split(), "After", "it"]
+
+
+def test_a_long_answer_is_rendered_in_slices(chat: Chat) -> None:
+    text = "\n\n".join(f"Paragraph {number} with **bold** words" for number in range(4000))
+    longest_ms, blocks, shown = chat.page.evaluate(SLICED, text)
+    assert blocks == 4000
+    assert "**" not in shown
+    assert longest_ms < 1500
+
+
 def test_only_what_changed_is_made_anew(chat: Chat) -> None:
     kept = chat.page.evaluate("""async () => {
         const { MarkdownView } = await import("/static/js/markdown.js");
         const element = document.createElement("div");
         const view = new MarkdownView(element);
         const text = Array.from({length: 50}, (_, i) => `Paragraph ${i}\\n\\n`).join("") + "```\\ncode\\n";
-        view.update(text);
+        await view.update(text);
         const before = [...element.children];
         const code = element.querySelector("code").firstChild;
-        view.update(text + "more\\n");
+        await view.update(text + "more\\n");
         const same = before.every((block, i) => block === element.children[i]);
         return [same, code.data, code === element.querySelector("code").firstChild];
     }""")
