@@ -1,79 +1,130 @@
-"""Tables that are created with the first migration and filled by later features: reviews, users, keys, the audit trail."""
+"""Who there is: users, their API keys and sessions, and the audit trail of what they did."""
 
 from __future__ import annotations
 
-from datetime import datetime
+import hmac
+import secrets
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Text
-from sqlalchemy.orm import Mapped, mapped_column
+import gevent
+from flask import has_request_context, request
+from flask_login import UserMixin
+from marshmallow import Schema, fields, validate
+from sqlalchemy import Text, select, update
+from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
+from werkzeug.security import check_password_hash, generate_password_hash
 
+from .access import ROLES, Actor, actor, fingerprint
 from .extensions import db
 from .models import KEEP_IDS, Json, moment, now, primary_key, reference
+from .schemas import storable
+
+A_NAME = [storable, validate.Regexp(r"[^\s\x00-\x1f](.{0,98}[^\s\x00-\x1f])?\Z", error="1 to 100 characters.")]
+SESSION_LASTS = timedelta(days=7)
+KEY_PREFIX = "llms_"  # so that scanners for leaked secrets can find one
 
 
-class Review(db.Model):  # type: ignore[name-defined]
-    """One judgement of one answer. Append-only: a later one stands beside it, never over it."""
-
-    __tablename__ = "reviews"
-    id: Mapped[int] = primary_key()
-    completion_id: Mapped[int] = reference("completions.id", index=True)
-    reviewer: Mapped[str] = mapped_column(Text)
-    role: Mapped[str] = mapped_column(Text)  # 'reviewer', or 'user' for a thumb from the chat page
-    rating: Mapped[str | None] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
-    note: Mapped[str | None] = mapped_column(Text)
-    correction: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime] = moment(default=now)
-    __table_args__ = (KEEP_IDS,)
+class NewUserSchema(Schema):
+    name = fields.String(required=True, validate=[*A_NAME, validate.NoneOf(["local"], error="Is taken: it stands for no login.")])
+    role = fields.String(load_default="user", validate=validate.OneOf(ROLES))
+    password = fields.String(validate=[storable, validate.Length(min=12, max=200)])
 
 
-class Tag(db.Model):  # type: ignore[name-defined]
-    __tablename__ = "tags"
-    completion_id: Mapped[int] = reference("completions.id", primary_key=True)
-    name: Mapped[str] = mapped_column(Text, primary_key=True, index=True)
-    tagged_by: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = moment(default=now)
-
-
-class SavedView(db.Model):  # type: ignore[name-defined]
-    """A filter of the history: a URL with a name."""
-
-    __tablename__ = "saved_views"
-    id: Mapped[int] = primary_key()
-    owner: Mapped[str] = mapped_column(Text, index=True)
-    name: Mapped[str] = mapped_column(Text)
-    query: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = moment(default=now)
-    __table_args__ = (KEEP_IDS,)
+class NewKeySchema(Schema):
+    user = fields.String(required=True, validate=storable)
+    name = fields.String(required=True, validate=A_NAME)
+    scopes = fields.List(fields.String(validate=validate.OneOf(sorted(ROLES["admin"]))))
+    days = fields.Integer(validate=validate.Range(1, 3650))
 
 
 class User(db.Model):  # type: ignore[name-defined]
     __tablename__ = "users"
     id: Mapped[int] = primary_key()
     name: Mapped[str] = mapped_column(Text, unique=True)
-    role: Mapped[str] = mapped_column(Text)  # 'user', 'reviewer' or 'admin'
-    password_hash: Mapped[str | None] = mapped_column(Text)
+    role: Mapped[str] = mapped_column(Text)  # one of access.ROLES
+    password_hash: Mapped[str | None] = mapped_column(Text)  # scrypt; None: this one has keys only
     created_at: Mapped[datetime] = moment(default=now)
     disabled_at: Mapped[datetime | None] = moment()
     __table_args__ = (KEEP_IDS,)
 
+    @classmethod
+    def named(cls, name: str) -> User | None:
+        return db.session.scalar(select(cls).where(cls.name == name))
 
-class ApiKey(db.Model):  # type: ignore[name-defined]
+    def set_password(self, password: str) -> None:
+        self.password_hash = _in_thread(generate_password_hash, password)
+
+    @staticmethod
+    def check(user: User | None, password: str) -> bool:
+        """Whether this is the user's password. Takes as long where there is no such user, so that time tells nothing."""
+        known = user.password_hash if user and user.password_hash and not user.disabled_at else None
+        return _in_thread(check_password_hash, known or NOBODYS_HASH, password) and known is not None
+
+    @classmethod
+    def anybody(cls) -> bool:
+        """Whether a credential exists at all: one user who is not disabled, and has a password or a key."""
+        has_way_in = cls.password_hash.is_not(None) | select(ApiKey.id).where(ApiKey.user_id == cls.id, ApiKey.is_good()).exists()
+        return bool(db.session.scalar(select(cls.id).where(cls.disabled_at.is_(None), has_way_in).limit(1)))
+
+
+def _in_thread(function: Any, *arguments: Any) -> Any:
+    """scrypt takes some 50 ms, and gives up the interpreter's lock meanwhile: other streams need not wait for it."""
+    return gevent.get_hub().threadpool.apply(function, arguments)
+
+
+NOBODYS_HASH = generate_password_hash(secrets.token_urlsafe())
+
+
+class ApiKey(UserMixin, db.Model):  # type: ignore[name-defined]
     __tablename__ = "api_keys"
     id: Mapped[int] = primary_key()
     user_id: Mapped[int] = reference("users.id", index=True)
     name: Mapped[str] = mapped_column(Text)
     key_hash: Mapped[str] = mapped_column(Text, unique=True)
-    scopes: Mapped[list[str] | None] = mapped_column(Json)
+    scopes: Mapped[list[str] | None] = mapped_column(Json)  # None: all that its user may
     created_at: Mapped[datetime] = moment(default=now)
     expires_at: Mapped[datetime | None] = moment()
     revoked_at: Mapped[datetime | None] = moment()
     last_used_at: Mapped[datetime | None] = moment()
+    user: Mapped[User] = relationship()
     __table_args__ = (KEEP_IDS,)
 
+    @classmethod
+    def is_good(cls) -> Any:
+        return cls.revoked_at.is_(None) & (cls.expires_at.is_(None) | (cls.expires_at > now()))
 
-class Session(db.Model):  # type: ignore[name-defined]
+    @classmethod
+    def make(cls, user: User, name: str, scopes: list[str] | None, days: int | None) -> tuple[ApiKey, str]:
+        """A new key, and its secret (256 random bits), which is shown once and stored nowhere."""
+        secret = KEY_PREFIX + secrets.token_urlsafe(32)
+        expires_at = now() + timedelta(days=days) if days else None
+        key = cls(user=user, name=name, scopes=scopes, key_hash=fingerprint(secret), expires_at=expires_at)
+        db.session.add(key)
+        return key, secret
+
+    @classmethod
+    def find(cls, secret: str) -> ApiKey | None:
+        """The good key with this secret. Only its hash reaches the database, and is compared in constant time."""
+        wanted = fingerprint(secret)
+        query = select(cls).join(User).where(cls.key_hash == wanted, cls.is_good(), User.disabled_at.is_(None))
+        key = db.session.scalar(query.options(joinedload(cls.user)))
+        return key if key and hmac.compare_digest(key.key_hash, wanted) else None
+
+    @property
+    def state(self) -> str:
+        if self.revoked_at or self.user.disabled_at:
+            return "revoked" if self.revoked_at else "its user is disabled"
+        return "expired" if self.expires_at and self.expires_at <= now() else "good"
+
+    def actor(self) -> Actor:
+        may = ROLES[self.user.role] & frozenset(self.scopes if self.scopes is not None else ROLES["admin"])
+        return Actor(self.user.name, self.user.role, may, f"key:{self.id}", f"key:{self.id}")
+
+
+class Session(UserMixin, db.Model):  # type: ignore[name-defined]
+    """A login in a browser. The cookie holds its token, which is stored as a hash only."""
+
     __tablename__ = "sessions"
     id_hash: Mapped[str] = mapped_column(Text, primary_key=True)
     user_id: Mapped[int] = reference("users.id", index=True)
@@ -81,10 +132,36 @@ class Session(db.Model):  # type: ignore[name-defined]
     expires_at: Mapped[datetime] = moment()
     revoked_at: Mapped[datetime | None] = moment()
     remote_addr: Mapped[str | None] = mapped_column(Text)
+    user: Mapped[User] = relationship()
+    token = ""
+
+    @classmethod
+    def is_good(cls) -> Any:
+        return cls.revoked_at.is_(None) & (cls.expires_at > now())
+
+    @classmethod
+    def open(cls, user: User, remote_addr: str | None) -> Session:
+        token = secrets.token_urlsafe(32)
+        session = cls(id_hash=fingerprint(token), user=user, expires_at=now() + SESSION_LASTS, remote_addr=remote_addr)
+        session.token = token
+        db.session.add(session)
+        return session
+
+    @classmethod
+    def find(cls, token: str) -> Session | None:
+        query = select(cls).join(User).where(cls.id_hash == fingerprint(token), cls.is_good(), User.disabled_at.is_(None))
+        return db.session.scalar(query.options(joinedload(cls.user)))
+
+    def get_id(self) -> str:
+        """What Flask-Login puts into the cookie."""
+        return self.token
+
+    def actor(self) -> Actor:
+        return Actor(self.user.name, self.user.role, ROLES[self.user.role], f"session:{self.id_hash}", f"user:{self.user_id}")
 
 
 class Audit(db.Model):  # type: ignore[name-defined]
-    """Who did what: logins, keys, exports, deletions."""
+    """Who did what: logins, keys, exports, deletions. Rows are only ever added."""
 
     __tablename__ = "audit"
     id: Mapped[int] = primary_key()
@@ -95,3 +172,19 @@ class Audit(db.Model):  # type: ignore[name-defined]
     remote_addr: Mapped[str | None] = mapped_column(Text)
     details: Mapped[dict[str, Any] | None] = mapped_column(Json)
     __table_args__ = (KEEP_IDS,)
+
+
+def audit(action: str, target: str | None = None, name: str | None = None, **details: Any) -> None:
+    """Add a line to the trail, in the transaction of what it tells of. `name` where the actor is not known yet."""
+    asked = has_request_context()
+    who = name or (actor().name if asked else "command line")
+    where = request.remote_addr if asked else None
+    db.session.add(Audit(actor=who, action=action, target=target, remote_addr=where, details=details or None))
+
+
+def disable(user: User, is_disabled: bool = True) -> None:
+    user.disabled_at = now() if is_disabled else None
+
+
+def revoke_sessions(user: User) -> None:
+    db.session.execute(update(Session).where(Session.user_id == user.id, Session.revoked_at.is_(None)).values(revoked_at=now()))

@@ -3,6 +3,7 @@
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,15 +83,34 @@ def describe_database(uri: str) -> str:
     return f"PostgreSQL database {url.database} on {url.host or 'this machine'}{f':{url.port}' if url.port else ''}"
 
 
-def _loopback(text: str) -> str:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a service that listens on this address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _address(text: str) -> str:
     host = text.strip("[]")
     try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host if host == "localhost" else str(ipaddress.ip_address(host))
     except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise ValueError("a loopback address such as 127.0.0.1, because there is no login yet")
-    return host
+        raise ValueError("an address such as 127.0.0.1 (this machine only) or 0.0.0.0 (all networks)") from None
+
+
+def _networks(text: str) -> tuple[Any, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part) for part in _names(text))
+    except ValueError:
+        raise ValueError("addresses or networks such as 10.0.0.7,10.1.0.0/16") from None
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    names = tuple(name.lower() for name in _names(text))
+    if any(not re.fullmatch(r"[a-z0-9.-]+|\[[0-9a-f:.]+\]", name) for name in names):
+        raise ValueError("names such as llm.example.com, without port and scheme, separated by commas")
+    return names
 
 
 def _whole(lowest: int, highest: int) -> Callable[[str], int | None]:
@@ -144,13 +164,19 @@ def _key(text: str) -> str:
     return text
 
 
+def _secret(text: str) -> str:
+    if text and len(text) < 32:
+        raise ValueError("at least 32 characters, best random ones")
+    return text
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-SECRET = ("DATABASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL")
+SECRET = ("SECRET_KEY", "DATABASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 SETTINGS = [
-    Setting("HOST", "127.0.0.1", _loopback),
+    Setting("HOST", "127.0.0.1", _address),
     Setting("PORT", "8000", _whole(1, 65535)),
     Setting("WEB_CONCURRENCY", "2", _whole(1, 64)),
     Setting("DATABASE_URL", f"sqlite:///{PROJECT}/instance/llmstream.db", _database),
@@ -165,6 +191,12 @@ SETTINGS = [
     Setting("LLMSTREAM_IDLE_TIMEOUT_S", "30", _seconds),
     Setting("LLMSTREAM_TOTAL_TIMEOUT_S", "600", _seconds),
     Setting("LLMSTREAM_READER_TIMEOUT_S", "15", _seconds),
+    Setting("SECRET_KEY", "", _secret),
+    Setting("LLMSTREAM_HOSTS", "", _hosts),
+    Setting("LLMSTREAM_PROXIES", "", _networks),
+    Setting("LLMSTREAM_REQUESTS_PER_MINUTE", "120", _whole(1, 1_000_000)),
+    Setting("LLMSTREAM_STREAMS_AT_ONCE", "50", _whole(1, 100_000)),
+    Setting("LLMSTREAM_BYTES_PER_DAY", "1000000000", _whole(1, 2**50)),
     Setting("LLMSTREAM_MAX_BODY_BYTES", "262144", _whole(1024, 2**30)),
     Setting("LLMSTREAM_MAX_ANSWER_BYTES", "4194304", _whole(1024, 2**30)),
 ]

@@ -1,0 +1,119 @@
+"""Commands for users and keys: `flask --app wsgi user add ana --role admin`, `flask --app wsgi key add script --user ana`."""
+
+from __future__ import annotations
+
+import click
+from flask.cli import AppGroup
+from marshmallow import Schema, ValidationError
+from sqlalchemy import select
+
+from .access import ROLES
+from .accounts import ApiKey, NewKeySchema, NewUserSchema, User, audit, disable, revoke_sessions
+from .extensions import db
+from .models import now
+
+user = AppGroup("user", help="Who may log in.")
+key = AppGroup("key", help="API keys, for scripts.")
+password = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--role", default="user", type=click.Choice(list(ROLES)))
+@click.option("--no-password", is_flag=True, help="A user for scripts: API keys only.")
+@password
+def add_user(name: str, role: str, no_password: bool, password_stdin: bool) -> None:
+    """Make a user. Asks for a password of at least 12 characters."""
+    made = User(**load(NewUserSchema(only=("name", "role")), {"name": name, "role": role}))
+    if User.named(name):
+        raise click.ClickException(f"There is a user {name} already.")
+    if not no_password:
+        made.set_password(asked(password_stdin))
+    db.session.add(made)
+    audit("user added", name, role=role)
+    db.session.commit()
+    click.echo(f"{name} may come in as {role}.")
+
+
+@user.command("change")
+@click.argument("name")
+@click.option("--role", type=click.Choice(list(ROLES)))
+@click.option("--disable/--enable", "is_disabled", default=None)
+@click.option("--new-password", is_flag=True)
+@password
+def change_user(name: str, role: str | None, is_disabled: bool | None, new_password: bool, password_stdin: bool) -> None:
+    """Another role or password; or shut somebody out, with all keys, and let them in again."""
+    who = known(name)
+    who.role = role or who.role
+    if is_disabled is not None:
+        disable(who, is_disabled)
+    if new_password:
+        who.set_password(asked(password_stdin))
+    revoke_sessions(who)
+    audit("user changed", name, role=who.role, disabled=bool(who.disabled_at), password=new_password)
+    db.session.commit()
+    click.echo(f"{name} is {who.role}{' and may not come in' if who.disabled_at else ''}. Browsers have to log in again.")
+
+
+@user.command("list")
+def list_users() -> None:
+    """All users and their roles."""
+    for who in db.session.scalars(select(User).order_by(User.name)):
+        click.echo(f"{who.name}\t{who.role}\t{'disabled' if who.disabled_at else 'enabled'}")
+
+
+@key.command("add")
+@click.argument("name")
+@click.option("--user", "user_name", required=True, help="Whose key it is: it may what this user may.")
+@click.option("--scopes", help=f"Only some of: {', '.join(sorted(ROLES['admin']))}; separated by commas.")
+@click.option("--days", type=int, help="It ends after so many days.")
+def add_key(name: str, user_name: str, scopes: str | None, days: int | None) -> None:
+    """Make an API key. Its secret is printed once and is stored nowhere."""
+    given = {"name": name, "user": user_name, "scopes": scopes.split(",") if scopes else None, "days": days}
+    made = load(NewKeySchema(), {field: value for field, value in given.items() if value is not None})
+    row, secret = ApiKey.make(known(user_name), name, made.get("scopes"), made.get("days"))
+    audit("key added", name, user=user_name)
+    db.session.commit()
+    click.echo(f"Key {row.id}, shown only now:", err=True)
+    click.echo(secret)
+
+
+@key.command("revoke")
+@click.argument("key_id", type=int)
+def revoke_key(key_id: int) -> None:
+    """End a key. Streams that it opened end within two seconds."""
+    found = db.session.get(ApiKey, key_id)
+    if not found:
+        raise click.ClickException(f"There is no key {key_id}.")
+    found.revoked_at = found.revoked_at or now()
+    audit("key revoked", found.name, id=key_id)
+    db.session.commit()
+    click.echo(f"Key {key_id} ({found.name}) is revoked.")
+
+
+@key.command("list")
+def list_keys() -> None:
+    """All keys, without their secrets."""
+    for row in db.session.scalars(select(ApiKey).order_by(ApiKey.id)):
+        click.echo(f"{row.id}\t{row.name}\t{row.user.name}\t{','.join(row.scopes or ['all'])}\t{row.state}")
+
+
+def asked(from_stdin: bool) -> str:
+    given = click.get_text_stream("stdin").readline().rstrip("\n") if from_stdin else ""
+    given = given or click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return str(load(NewUserSchema(only=("password",)), {"password": given})["password"])
+
+
+def known(name: str) -> User:
+    found = User.named(name)
+    if not found:
+        raise click.ClickException(f"There is no user {name}.")
+    return found
+
+
+def load(schema: Schema, given: dict[str, object]) -> dict[str, object]:
+    try:
+        return dict(schema.load(given))
+    except ValidationError as error:
+        messages = error.normalized_messages().items()
+        raise click.ClickException("; ".join(f"{field}: {' '.join(map(str, words))}" for field, words in messages)) from None

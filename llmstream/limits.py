@@ -1,0 +1,80 @@
+"""How much one key or user, and one address, may ask for. Counted from `completions`, so right over workers and machines.
+
+Requests and running answers are counted inside the transaction that would store the next one, one such transaction at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, func, select, text
+
+from .models import Completion, now
+
+completions = Completion.__table__
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
+COUNTED = ("credential", "remote_addr")
+Who = tuple[str, str]  # one of COUNTED, and its value
+
+
+class Limits(NamedTuple):
+    per_minute: int
+    at_once: int
+    bytes_per_day: int
+
+
+class Exceeded(Exception):
+    """This much is not allowed. `retry_after` in seconds."""
+
+    def __init__(self, words: str, retry_after: int) -> None:
+        super().__init__(words)
+        self.retry_after = retry_after
+
+
+def refusals(connection: Connection, rows: list[dict[str, Any]], limits: Limits) -> list[Exceeded | None]:
+    """For each row that is about to be inserted whether it is one too many. Without a login (no credential) none is."""
+    counted = [[(name, row[name]) for name in COUNTED if row["credential"] and row[name]] for row in rows]
+    everybody = sorted({who for several in counted for who in several})
+    if everybody and connection.dialect.name == "postgresql":
+        for name, value in everybody:  # in order, so that no two wait for each other; SQLite has one writer anyway
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:who))"), {"who": f"limits {name} {value}"})
+    asked = Counter({who: _in_last_minute(connection, who) for who in everybody})
+    running = Counter({who: _running(connection, who) for who in everybody})
+    found: list[Exceeded | None] = []
+    for several in counted:
+        found.append(next((no for who in several if (no := _one_more(asked[who], running[who], limits))), None))
+        if found[-1] is None:
+            asked.update(several)
+            running.update(several)
+    return found
+
+
+def _in_last_minute(connection: Connection, who: Who) -> int:
+    recent = (completions.c[who[0]] == who[1], completions.c.credential.is_not(None), completions.c.created_at > now() - MINUTE)
+    return connection.scalar(select(func.count()).where(*recent)) or 0
+
+
+def _running(connection: Connection, who: Who) -> int:
+    live = (completions.c.status == "in_progress", completions.c[who[0]] == who[1], completions.c.credential.is_not(None))
+    return connection.scalar(select(func.count()).where(*live)) or 0
+
+
+def _one_more(asked: int, running: int, limits: Limits) -> Exceeded | None:
+    if running >= limits.at_once:
+        return Exceeded(f"At most {limits.at_once} answers at a time. Wait for one of them to end.", 5)
+    if asked >= limits.per_minute:
+        return Exceeded(f"At most {limits.per_minute} prompts a minute. Try again in a minute.", 60)
+    return None
+
+
+def check_bytes(connection: Connection, credential: str | None, remote_addr: str | None, limits: Limits) -> None:
+    """Raises Exceeded where so much text was sent to this credential or address in the last 24 hours that no more may be."""
+    for name, value in zip(COUNTED, (credential, remote_addr), strict=True):
+        if not credential or not value:
+            continue
+        recent = (completions.c[name] == value, completions.c.credential.is_not(None), completions.c.created_at > now() - DAY)
+        sent = connection.scalar(select(func.sum(completions.c.delivered_bytes)).where(*recent)) or 0
+        if sent >= limits.bytes_per_day:
+            raise Exceeded(f"At most {limits.bytes_per_day:,} bytes of answers in 24 hours. Try again later.", 3600)

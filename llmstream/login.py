@@ -1,0 +1,156 @@
+"""Coming in and going out, and the page on which an admin makes users and keys."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from flask import Blueprint, abort, current_app, g, redirect, render_template, request
+from flask_login import login_user, logout_user
+from marshmallow import ValidationError
+from sqlalchemy import func, select, update
+from werkzeug.exceptions import TooManyRequests
+
+from .access import ROLES, actor
+from .accounts import ApiKey, Audit, NewKeySchema, NewUserSchema, Session, User, audit, disable, revoke_sessions
+from .auth import check_form, has_login, received_body
+from .extensions import db
+from .models import now
+
+bp = Blueprint("login", __name__)
+WINDOW = timedelta(minutes=15)
+MISSES_BY_NAME, MISSES_BY_ADDRESS = 10, 50  # wrong passwords in a window; then even the right one has to wait
+
+
+@bp.get("/login")
+def form() -> str:
+    return render_template("login.html", next=local_path(request.args.get("next")), has_login=has_login())
+
+
+@bp.post("/login")
+def enter() -> Any:
+    received_body()
+    check_form()
+    name, password = request.form.get("name", "")[:100], request.form.get("password", "")[:200]
+    target = name.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+    refuse_guessing(target)
+    user = User.named(target)
+    if not User.check(user, password):
+        audit("login failed", target, name=target)
+        db.session.commit()
+        words = "This name and password do not belong together. Nothing was changed."
+        return render_template("login.html", next=local_path(request.form.get("next")), has_login=True, failure=words, name=name), 401
+    assert user
+    session = Session.open(user, request.remote_addr)
+    audit("login", user.name, name=user.name)
+    db.session.commit()
+    login_user(session)
+    return redirect(local_path(request.form.get("next")), 303)
+
+
+def local_path(path: str | None) -> str:
+    """Where to go next, on this site only."""
+    is_local = path and path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if path and is_local else "/"
+
+
+def refuse_guessing(name: str) -> None:
+    """429 once there were too many wrong passwords for this name, or from this address; counted over all workers."""
+    recent = select(func.count()).where(Audit.action == "login failed", Audit.at > now() - WINDOW)
+    by_name = db.session.scalar(recent.where(Audit.target == name)) or 0
+    by_address = db.session.scalar(recent.where(Audit.remote_addr == request.remote_addr)) or 0
+    if by_name >= MISSES_BY_NAME or by_address >= MISSES_BY_ADDRESS:
+        error = TooManyRequests("Too many wrong passwords. Wait a quarter of an hour, then try again.")
+        error.retry_after = int(WINDOW.total_seconds())  # type: ignore[attr-defined,assignment]
+        raise error
+
+
+@bp.post("/logout")
+def leave() -> Any:
+    received_body()
+    kind, _, id_hash = (actor().credential or "").partition(":")
+    if kind == "session":
+        db.session.execute(update(Session).where(Session.id_hash == id_hash).values(revoked_at=now()))
+        audit("logout", actor().name)
+        db.session.commit()
+    logout_user()
+    return redirect("/login", 303)
+
+
+@bp.get("/admin")
+def admin() -> str:
+    return overview()
+
+
+def overview(**more: Any) -> str:
+    users = db.session.scalars(select(User).order_by(User.name)).all()
+    keys = db.session.scalars(select(ApiKey).order_by(ApiKey.id.desc())).all()
+    trail = db.session.scalars(select(Audit).order_by(Audit.id.desc()).limit(50)).all()
+    scopes = sorted(ROLES["admin"])
+    return render_template("admin.html", users=users, keys=keys, trail=trail, roles=list(ROLES), scopes=scopes, now=now(), **more)
+
+
+@bp.post("/admin/users")
+def add_user() -> Any:
+    made = NewUserSchema().load(given())
+    if User.named(made["name"]):
+        raise ValidationError("There is a user of this name already.", "name")
+    password = made.pop("password", None)
+    user = User(**made)
+    if password:
+        user.set_password(password)
+    db.session.add(user)
+    audit("user added", user.name, role=user.role)
+    db.session.commit()
+    return redirect("/admin", 303)
+
+
+@bp.post("/admin/users/<int:user_id>")
+def change_user(user_id: int) -> Any:
+    """`role`, `password`, or `enabled` (yes, no). A change of either ends the sessions that there are."""
+    user = db.session.get(User, user_id) or abort(404, f"There is no user {user_id}.")
+    change = given()
+    if user.name == g.actor.name and ("role" in change or change.get("enabled") == "no"):
+        raise ValidationError("You cannot take this from yourself: another admin can.", "role")
+    if "role" in change:
+        user.role = NewUserSchema(only=("role",)).load({"role": change["role"]})["role"]
+    if "password" in change:
+        user.set_password(NewUserSchema(only=("password",)).load({"password": change["password"]})["password"])
+    if "enabled" in change:
+        disable(user, change["enabled"] == "no")
+    revoke_sessions(user)
+    audit("user changed", user.name, fields=sorted(change))
+    db.session.commit()
+    return redirect("/admin", 303)
+
+
+@bp.post("/admin/keys")
+def add_key() -> Any:
+    received_body()
+    fields_given: dict[str, Any] = given()
+    fields_given.pop("scopes", None)
+    if chosen := request.form.getlist("scopes"):
+        fields_given["scopes"] = chosen
+    made = NewKeySchema().load(fields_given)
+    user = User.named(made["user"])
+    if not user:
+        raise ValidationError("There is no user of this name.", "user")
+    key, secret = ApiKey.make(user, made["name"], made.get("scopes"), made.get("days"))
+    audit("key added", key.name, user=user.name)
+    db.session.commit()
+    return overview(secret=secret), 201, {"Cache-Control": "no-store"}
+
+
+@bp.post("/admin/keys/<int:key_id>/revoke")
+def revoke_key(key_id: int) -> Any:
+    received_body()
+    key = db.session.get(ApiKey, key_id) or abort(404, f"There is no key {key_id}.")
+    key.revoked_at = key.revoked_at or now()
+    audit("key revoked", key.name, id=key.id)
+    db.session.commit()
+    return redirect("/admin", 303)
+
+
+def given() -> dict[str, Any]:
+    received_body()
+    return {name: value for name, value in request.form.items() if value and name != current_app.config["WTF_CSRF_FIELD_NAME"]}

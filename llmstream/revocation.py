@@ -1,0 +1,72 @@
+"""A credential that was revoked has effect at once: each worker looks every second, cuts what it reads and stops what it asked.
+
+Peers have let a revoked user's stream run on to its end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+
+import gevent
+from sqlalchemy import Engine, select
+
+from .accounts import ApiKey, Session, User
+from .delivery import Cut
+from .extensions import first_line, is_passing
+from .generation import Generation
+
+log = logging.getLogger(__name__)
+LOOK_S = 1.0
+
+
+class Watch:
+    """The requests that this worker is answering, by the credential that they showed."""
+
+    def __init__(self, engine: Engine, generation: Generation) -> None:
+        self.engine, self.generation = engine, generation
+        self._visits: defaultdict[str, set[gevent.Greenlet]] = defaultdict(set)
+        self._greenlet: gevent.Greenlet | None = None
+
+    def begin_work(self) -> None:
+        """Called in each worker, after the fork."""
+        self._greenlet = self._greenlet or gevent.spawn(self._run)
+
+    def enter(self, credential: str, visitor: gevent.Greenlet) -> None:
+        self._visits[credential].add(visitor)
+
+    def leave(self, credential: str, visitor: gevent.Greenlet) -> None:
+        self._visits[credential].discard(visitor)
+        if not self._visits[credential]:
+            del self._visits[credential]
+
+    def _run(self) -> None:
+        while True:
+            gevent.sleep(LOOK_S)
+            try:
+                self._look()
+            except Exception as error:
+                log.warning("revoked credentials could not be looked for: %s", first_line(error), exc_info=not is_passing(error))
+
+    def _look(self) -> None:
+        asked = {t.row["credential"]: i for i, t in self.generation.recorder.live.items() if t.row.get("credential")}
+        shown = {*self._visits, *asked}
+        for credential in shown - self._good(shown) if shown else ():
+            for visitor in list(self._visits.get(credential, ())):
+                visitor.kill(Cut(), block=False)
+            for completion_id, transcript in list(self.generation.recorder.live.items()):
+                if transcript.row.get("credential") == credential:
+                    self.generation.stop(completion_id, "revoked")
+
+    def _good(self, credentials: set[str]) -> set[str]:
+        values: defaultdict[str, list[str]] = defaultdict(list)
+        for credential in credentials:
+            kind, _, value = credential.partition(":")
+            values[kind].append(value)
+        is_enabled = User.disabled_at.is_(None)
+        keys = select(ApiKey.id).join(User).where(ApiKey.id.in_(map(int, values["key"])), ApiKey.is_good(), is_enabled)
+        sessions = select(Session.id_hash).join(User).where(Session.id_hash.in_(values["session"]), Session.is_good(), is_enabled)
+        users = select(User.id).where(User.id.in_(map(int, values["user"])), is_enabled)
+        queries = {"key": keys, "session": sessions, "user": users}
+        with self.engine.connect() as connection:
+            return {f"{kind}:{good}" for kind, query in queries.items() if values[kind] for good in connection.scalars(query)}
