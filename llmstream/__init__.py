@@ -11,7 +11,7 @@ from flask import Flask
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     """The application, configured by environment variables. Raises config.ConfigError with a sentence that says what to do."""
-    from . import accounts, auth, chat, cli, config, errors, history, stream  # noqa: F401  (accounts: tables of later features)
+    from . import accounts, auth, chat, cli, config, errors, history, judgements, stream  # noqa: F401  (accounts, judgements: tables)
     from .extensions import db, engine_options, migrate
     from .generation import Generation
 
