@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Text
+from sqlalchemy import Index, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .extensions import db
@@ -24,15 +24,16 @@ class Review(db.Model):  # type: ignore[name-defined]
     note: Mapped[str | None] = mapped_column(Text)
     correction: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = moment(default=now)
-    __table_args__ = (KEEP_IDS,)
+    __table_args__ = (Index("ix_reviews_reason", "reason", "completion_id"), KEEP_IDS)
 
 
 class Tag(db.Model):  # type: ignore[name-defined]
     __tablename__ = "tags"
     completion_id: Mapped[int] = reference("completions.id", primary_key=True)
-    name: Mapped[str] = mapped_column(Text, primary_key=True, index=True)
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
     tagged_by: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = moment(default=now)
+    __table_args__ = (Index("ix_tags_name", "name", "completion_id"),)
 
 
 class SavedView(db.Model):  # type: ignore[name-defined]
