@@ -1,10 +1,12 @@
-"""Who may knock. Until there is a login: only this machine, by its own names, and nobody else's page or proxy."""
+"""Who may knock, and as whom. Until there is a login: only this machine, by its own names, and nobody else's page or proxy."""
 
 from __future__ import annotations
 
+import re
+import secrets
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, abort, current_app, request
+from flask import Flask, Response, abort, current_app, g, request
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 HEADERS = {
@@ -19,9 +21,15 @@ HEADERS = {
 }
 
 
+NOBODY = "local"  # the reviewer whose name was never typed
+LONGEST_NAME = 50
+
+
 def init_app(app: Flask) -> None:
     app.before_request(refuse_strangers)
     app.after_request(add_headers)
+    app.after_request(keep_browser)
+    app.jinja_env.globals["reviewer"] = reviewer
 
 
 def refuse_strangers() -> None:
@@ -54,3 +62,37 @@ def add_headers(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     return response
+
+
+# Who judges, until a login says it: a name typed once, and a browser known by a random word. Neither proves anything.
+def reviewer() -> str:
+    return plain_name(request.cookies.get("reviewer", "")) or NOBODY
+
+
+def plain_name(text: str) -> str:
+    """With single spaces; empty where it cannot be a name."""
+    name = " ".join(text.split())
+    return name if name.isprintable() and len(name) <= LONGEST_NAME else ""
+
+
+def call_reviewer(response: Response, name: str) -> Response:
+    keep_cookie(response, "reviewer", name)
+    return response
+
+
+def browser() -> str:
+    """Tells browsers apart, so that two of them are not given the same answer to review."""
+    known = request.cookies.get("browser", "")
+    if not re.fullmatch(r"[\w-]{22}", known, re.ASCII):
+        known = g.setdefault("new_browser", secrets.token_urlsafe(16))
+    return known
+
+
+def keep_browser(response: Response) -> Response:
+    if "new_browser" in g:
+        keep_cookie(response, "browser", g.new_browser)
+    return response
+
+
+def keep_cookie(response: Response, name: str, value: str) -> None:
+    response.set_cookie(name, value, max_age=31_536_000, httponly=True, samesite="Lax")
