@@ -134,10 +134,9 @@ class Completion(db.Model):  # type: ignore[name-defined]
         return Ending(self.status, self.reason or "", self.error_type, self.finish_reason, *tokens)
 
     @classmethod
-    def page(cls, limit: int, before: int | None = None) -> Sequence[Completion]:
-        """Newest first, by key and not by offset: the page after a million rows costs what the first one does."""
-        query = select(cls).order_by(cls.id.desc()).limit(limit)
-        return db.session.scalars(query.where(cls.id < before) if before else query).all()
+    def among(cls, ids: Sequence[int]) -> Sequence[Completion]:
+        """Those of `ids` that there are, newest first."""
+        return db.session.scalars(select(cls).where(cls.id.in_(ids)).order_by(cls.id.desc())).all()
 
     @classmethod
     def of_conversation(cls, conversation_id: int) -> Sequence[Completion]:
