@@ -113,7 +113,6 @@ class Completion(db.Model):  # type: ignore[name-defined]
         # every filter and figure is found in this one narrow index, without a look at the rows, which hold whole answers
         Index("ix_completions_facets", *FACETS),
         Index("ix_completions_judged", *FACETS, sqlite_where=_judged, postgresql_where=_judged),  # the same, of few
-        Index("ix_completions_owner", "owner", "id"),
         Index("ix_completions_live", "worker_id", sqlite_where=_live, postgresql_where=_live),
         Index("uq_completions_key", "owner", "idempotency_key", unique=True),
         # one answer at a time in a conversation, whichever worker is asked

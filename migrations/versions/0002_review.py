@@ -52,7 +52,6 @@ def upgrade() -> None:
     op.add_column("completions", sa.Column("reviewed_at", sa.DateTime(timezone=True), nullable=True))
     op.create_index("ix_completions_facets", "completions", FACETS)
     op.create_index("ix_completions_judged", "completions", FACETS, sqlite_where=JUDGED, postgresql_where=JUDGED)
-    op.create_index("ix_completions_owner", "completions", ["owner", "id"])
     op.drop_index("ix_tags_name", "tags")
     op.create_index("ix_tags_name", "tags", ["name", "completion_id"])
     op.create_index("ix_reviews_reason", "reviews", ["reason", "completion_id"])
@@ -75,7 +74,7 @@ def downgrade() -> None:
     op.drop_index("ix_reviews_reason", "reviews")
     op.drop_index("ix_tags_name", "tags")
     op.create_index("ix_tags_name", "tags", ["name"])
-    for index in ("ix_completions_owner", "ix_completions_judged", "ix_completions_facets"):
+    for index in ("ix_completions_judged", "ix_completions_facets"):
         op.drop_index(index, "completions")
     op.drop_column("completions", "reviewed_at")
     op.drop_column("completions", "rating")
