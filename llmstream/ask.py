@@ -56,6 +56,19 @@ def received_body() -> bytes:
     return body
 
 
+def json_object(example: str) -> dict[str, Any]:
+    """The body of the request, which must be a JSON object such as `example`. Aborts with 400, 415 or 422."""
+    if not request.is_json:
+        abort(415, "Send JSON, with the header Content-Type: application/json.")
+    try:
+        body = json.loads(received_body().decode())
+    except (ValueError, RecursionError) as error:
+        abort(400, f"The body is not JSON: {error}.")
+    if not isinstance(body, dict):
+        raise Unprocessable({"body": [f"Must be a JSON object, such as {example}."]})
+    return body
+
+
 def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
     """Store the prompt and start its answer. Aborts with 404, 409, 422 or 503."""
     body_hash = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

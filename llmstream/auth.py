@@ -28,7 +28,7 @@ LONGEST_NAME = 50
 def init_app(app: Flask) -> None:
     app.before_request(refuse_strangers)
     app.after_request(add_headers)
-    app.after_request(keep_browser)
+    app.after_request(keep_cookies)
     app.jinja_env.globals["reviewer"] = reviewer
 
 
@@ -75,24 +75,19 @@ def plain_name(text: str) -> str:
     return name if name.isprintable() and len(name) <= LONGEST_NAME else ""
 
 
-def call_reviewer(response: Response, name: str) -> Response:
-    keep_cookie(response, "reviewer", name)
-    return response
-
-
 def browser() -> str:
     """Tells browsers apart, so that two of them are not given the same answer to review."""
     known = request.cookies.get("browser", "")
     if not re.fullmatch(r"[\w-]{22}", known, re.ASCII):
-        known = g.setdefault("new_browser", secrets.token_urlsafe(16))
+        known = g.setdefault("cookies", {}).setdefault("browser", secrets.token_urlsafe(16))
     return known
 
 
-def keep_browser(response: Response) -> Response:
-    if "new_browser" in g:
-        keep_cookie(response, "browser", g.new_browser)
+def call_reviewer(name: str) -> None:
+    g.setdefault("cookies", {})["reviewer"] = name
+
+
+def keep_cookies(response: Response) -> Response:
+    for name, value in g.get("cookies", {}).items():
+        response.set_cookie(name, value, max_age=31_536_000, httponly=True, samesite="Lax")
     return response
-
-
-def keep_cookie(response: Response, name: str, value: str) -> None:
-    response.set_cookie(name, value, max_age=31_536_000, httponly=True, samesite="Lax")

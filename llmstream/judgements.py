@@ -20,6 +20,7 @@ T = TypeVar("T")
 BIGGEST_ID = 2**63 - 1
 READING = timedelta(minutes=2)  # how long a reviewer has an answer alone; a page that is open asks for it again and again
 RECENT = 2000  # so many rows, the newest, tell which reasons and tags are used most
+SAID = ("rating", "reason", "note", "correction")
 REASONS = ["wrong fact", "made up", "does not answer the question", "incomplete", "unsafe", "wrong tone", "too long", "helpful"]
 
 
@@ -103,7 +104,7 @@ def judge(completion_id: int, reviewer: str, role: str, said: dict[str, str | No
     :return: its id, and whether it is new: what this role's newest review says already is not said again
     """
     review = {"completion_id": completion_id, "reviewer": reviewer, "role": role}
-    review |= {name: said.get(name) for name in ("rating", "reason", "note", "correction")}
+    review |= {name: said.get(name) or None for name in SAID}
 
     def add(connection: Connection) -> tuple[int, bool]:
         newest = connection.execute(newest_by(completion_id, role, *Review.__table__.c)).mappings().first()
