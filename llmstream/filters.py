@@ -186,7 +186,7 @@ class Filter:
 
     def page(self, limit: int, before: int | None = None) -> Page:
         """The newest `limit` ids below `before`, in bounded time."""
-        low, high = self._reach
+        low, high = self.reach
         high = min(high, before or high)
         ids: list[int] = []
         give_up = time.monotonic() + PAGE_S
@@ -201,7 +201,7 @@ class Filter:
 
     def after(self, limit: int, after: int = 0) -> list[int]:
         """The oldest `limit` ids above `after`, ascending."""
-        low, high = self._reach
+        low, high = self.reach
         ids: list[int] = []
         for bottom, top in windows(max(low, after + 1), high, upwards=True):
             ids += db.session.scalars(self._in(bottom, top).order_by(Completion.id).limit(limit - len(ids)))
@@ -212,7 +212,7 @@ class Filter:
     def count(self, at_most: int | None = None) -> int:
         """How many there are; a count that reaches `at_most` stops there."""
         total = 0
-        for bottom, top in windows(*self._reach):
+        for bottom, top in windows(*self.reach):
             inner = self._in(bottom, top).limit(None if at_most is None else at_most - total).subquery()
             total += db.session.scalar(select(func.count()).select_from(inner)) or 0
             if at_most is not None and total >= at_most:
@@ -223,7 +223,7 @@ class Filter:
         return select(Completion.id).where(window(Completion.id, low, high), *self.conditions(low, high))
 
     @cached_property
-    def _reach(self) -> tuple[int, int]:
+    def reach(self) -> tuple[int, int]:
         """The ids that can be meant, from the first to below the last: dates become ids by way of their index."""
         by_time = select(Completion.id).order_by(Completion.created_at).limit(1)
         asked: dict[str, Any] = {"first": select(func.min(Completion.id)), "last": select(func.max(Completion.id))}
