@@ -25,7 +25,7 @@ from .transcript import Lost, Transcript
 log = logging.getLogger(__name__)
 FLUSH_S = 0.05
 BEGIN_S = 3.0
-RETRY_S = 0.25
+RETRY_S, LOCKED_RETRY_S = 0.25, 0.01  # the lock was waited for already, so ask again soon
 STORE_WAIT_S = 30.0  # how long an answer waits whose unstored text has reached the cap
 MAX_UNSTORED_BYTES = 1 << 20  # of one answer, held while the database takes no writes
 
@@ -109,7 +109,7 @@ class Recorder:
             except Exception as error:  # nothing may end the flusher: what is not stored stays in memory
                 log.warning("storing failed, trying again: %s", first_line(error), exc_info=not is_passing(error))
                 self._work.set()
-                gevent.sleep(RETRY_S)
+                gevent.sleep(LOCKED_RETRY_S if "locked" in first_line(error) else RETRY_S)
 
     def _visit(self) -> None:
         batch = [w for t in (*self._beginning, *self.live.values()) if (w := snapshot(t))]
