@@ -3,6 +3,7 @@
 # make lint   lint and types alone
 # make faults FAULTS="--only zombie --seed 7"   the long pass of the faults, more than an hour (docs/reliability.md)
 # make backup TO=FILE   copy the SQLite database while the service runs (docs/operations.md)
+# make demo   fill an empty database with a made-up history of thousands of answers, to look at the pages
 # make clean  remove the virtual environment; the data in instance/ stays
 # Each does its own set-up, once: a stamp in .venv is older than a requirements file that has changed.
 
@@ -12,7 +13,7 @@ fail = { echo "llmstream: $(1)" >&2; exit 1; }
 pip = .venv/bin/python -m pip install --no-deps --disable-pip-version-check -r $(1) >.venv/pip.log 2>&1 || \
 	$(call fail,The packages could not be installed: see the end of .venv/pip.log and try again once that is put right.)
 
-.PHONY: run test faults lint backup clean chromium tools
+.PHONY: run demo test faults lint backup clean chromium tools
 
 run: .venv/installed
 	@exec .venv/bin/python -m gunicorn
@@ -35,6 +36,9 @@ run: .venv/installed
 backup: .venv/installed
 	@test -n "$(TO)" || $(call fail,Say where to as in: make backup TO=llmstream-copy.db)
 	@.venv/bin/python -m flask --app wsgi backup "$(TO)"
+
+demo: .venv/installed
+	@.venv/bin/python -m flask --app wsgi demo $(DEMO)
 
 test: lint chromium tools
 	@echo "Lines of Python in llmstream/:" && wc -l llmstream/*.py

@@ -11,7 +11,7 @@ from flask import Flask
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     """The application, configured by environment variables. Raises config.ConfigError with a sentence that says what to do."""
-    from . import accounts, auth, chat, cli, config, errors, history, stream  # noqa: F401  (accounts: tables of later features)
+    from . import accounts, auth, chat, cli, config, demo, errors, history, review, stream, visible  # noqa: F401  (accounts: tables)
     from .extensions import db, engine_options, migrate
     from .generation import Generation
 
@@ -30,9 +30,11 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
 
     errors.init_app(app)
     auth.init_app(app)
+    app.add_template_filter(visible.visible)
     app.cli.add_command(cli.prepare)
     app.cli.add_command(cli.backup)
+    app.cli.add_command(demo.command)
 
-    for feature in (chat, history, stream):
+    for feature in (chat, history, review, stream):
         app.register_blueprint(feature.bp)
     return app

@@ -13,18 +13,19 @@ from flask import abort, current_app, request
 from sqlalchemy import update
 from werkzeug.exceptions import HTTPException
 
+from .access import actor, is_mine
+from .auth import received_body
 from .context import context_for
-from .errors import Unprocessable, conversation_busy, not_stored
+from .errors import Unprocessable, conversation_busy, not_stored, too_many
 from .generation import Generation
+from .limits import Exceeded, check_bytes
 from .models import Completion, Conversation, db, now, turns
 from .recorder import NotStored
 from .schemas import BIGGEST_ID
 from .storage import Taken
 from .transcript import Transcript
 
-OWNER = "local"  # until there is a login
 STOP_WAIT_S = 1.0
-BODY_S = 20
 
 
 class Asked(NamedTuple):
@@ -38,32 +39,28 @@ def generation() -> Generation:
     return current_app.extensions["generation"]
 
 
-def received_body() -> bytes:
-    """The whole body of the request, in time. Aborts with 400, 408 or 413."""
+def json_object(example: str) -> dict[str, Any]:
+    """The body of the request, which must be a JSON object such as `example`. Aborts with 400, 415 or 422."""
+    if not request.is_json:
+        abort(415, "Send JSON, with the header Content-Type: application/json.")
     try:
-        with gevent.Timeout(BODY_S):
-            body = request.get_data()
-    except gevent.Timeout:
-        abort(408, f"The body did not come within {BODY_S} s.")
-    except HTTPException:
-        raise
-    except Exception as error:  # gunicorn's own kinds, and a connection that broke: the sender's fault, whatever it is
-        abort(400, f"The body could not be read: {type(error).__name__}.")
-    if len(body) > current_app.config["LLMSTREAM_MAX_BODY_BYTES"]:
-        abort(413)
-    if len(body) < (request.content_length or 0):
-        abort(400, "The body is shorter than its Content-Length says.")
+        body = json.loads(received_body().decode())
+    except (ValueError, RecursionError) as error:
+        abort(400, f"The body is not JSON: {error}.")
+    if not isinstance(body, dict):
+        raise Unprocessable({"body": [f"Must be a JSON object, such as {example}."]})
     return body
 
 
 def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
     """Store the prompt and start its answer. Aborts with 404, 409, 422 or 503."""
     body_hash = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-    if key and (earlier := Completion.by_key(OWNER, key)):
+    if key and (earlier := Completion.by_key(actor().name, key)):
         return repeat(earlier.id, earlier.body_hash, body_hash)
     row, messages = prepare(fields)
     row |= {
-        "owner": OWNER,
+        "owner": actor().name,
+        "credential": actor().counted_as,
         "source": source,
         "remote_addr": request.remote_addr,
         "client_name": str(request.user_agent)[:200] or None,
@@ -71,11 +68,14 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
         "body_hash": body_hash,
         "created_at": now(),
     }
-    db.session.remove()  # no connection is held while the answer is awaited
     try:
+        check_bytes(db.session.connection(), row["credential"], row["remote_addr"], generation().recorder.limits)
+        db.session.remove()  # no connection is held while the answer is awaited
         return Asked(generation().start(row, messages, row["parameters"]), True)
     except NotStored:
         raise not_stored() from None
+    except Exceeded as no:
+        raise too_many(str(no), no.retry_after) from None
     except Taken as taken:
         if taken.existing is None:
             raise conversation_busy() from None
@@ -91,6 +91,9 @@ def repeat(completion_id: int, its_hash: str, body_hash: str) -> Asked:
 
 def follow(completion_id: int) -> Transcript:
     """The transcript of this completion, or 404."""
+    if not actor().sees_all:
+        find(Completion, completion_id)
+        db.session.remove()
     transcript = generation().follow(completion_id) if completion_id <= BIGGEST_ID else None
     return transcript or abort(404, f"There is no completion {completion_id}.")
 
@@ -152,4 +155,6 @@ def prepare(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]
 
 def find(model: Any, key: int) -> Any:
     found = db.session.get(model, key) if key <= BIGGEST_ID else None
-    return found or abort(404, f"There is no {model.__name__.lower()} {key}.")
+    if found and is_mine(found):
+        return found
+    abort(404, f"There is no {model.__name__.lower()} {key}.")

@@ -33,6 +33,7 @@ ENDINGS: dict[str, Kind] = {
     "storage": Kind("incomplete", 503, "The database took no writes for too long."),
     "internal_error": Kind("incomplete", 500, "A fault in llmstream ended this answer; the log has the details."),
     "cancelled": Kind("cancelled", 409, "This answer was stopped."),
+    "revoked": Kind("cancelled", 401, "The key or user that asked for this answer was shut out."),
 }
 
 FINISHED = {

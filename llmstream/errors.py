@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask, Response, json, render_template, request
 from marshmallow import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
-from werkzeug.exceptions import Conflict, HTTPException, InternalServerError, NotFound, ServiceUnavailable, UnprocessableEntity
+from werkzeug.exceptions import Conflict, HTTPException, InternalServerError, NotFound, ServiceUnavailable, TooManyRequests, UnprocessableEntity
 from werkzeug.http import HTTP_STATUS_CODES
 
 from .endings import ENDINGS, Ending
@@ -47,6 +47,12 @@ def not_stored() -> ServiceUnavailable:
     return ServiceUnavailable(words)
 
 
+def too_many(words: str, retry_after: int) -> TooManyRequests:
+    error = TooManyRequests(words)
+    error.retry_after = retry_after  # type: ignore[assignment]
+    return error
+
+
 def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, problem)
     app.register_error_handler(ValidationError, invalid)
@@ -76,7 +82,7 @@ def problem(error: HTTPException) -> Response:
     if document.get("completion_id"):
         response.headers["Completion-Id"] = str(document["completion_id"])
     for name, value in error.get_headers():
-        if name == "Allow":
+        if name in ("Allow", "WWW-Authenticate"):
             response.headers[name] = value
     return response
 

@@ -30,7 +30,8 @@ except ImportError:
     import sqlite3 as sqlite
 
 SAFE_SQLITE = (3, 51, 3)  # older ones can corrupt a WAL database: sqlite.org/wal.html#walresetbug
-BUSY_TIMEOUT_MS = 250  # how long one call may hold a thread while another process has the lock
+BUSY_TIMEOUT_MS = 5  # SQLite's own wait for a lock; ours look more often (`_take_lock`) or hold no thread meanwhile
+LOCK_WAIT_S, LOCK_LOOK_S = 0.25, 0.002  # how long a transaction may hold a thread while another process has the lock
 BUSY_RETRY_S = 3.0  # how long a request tries again after that
 COMMIT_LIMIT_S = 5.0  # a transaction that takes longer is given up, and its connection with it
 
@@ -171,6 +172,7 @@ def _attempt(call: Callable[..., T], arguments: tuple[Any, ...]) -> T | Raised:
         return Raised(error)
 
 
+_native_sleep = monkey.get_original("time", "sleep")  # in a native thread gevent's would start a hub of its own
 _thread = monkey.get_original("threading", "local")()
 _pools: dict[int, ThreadPool] = {}
 
@@ -193,7 +195,7 @@ def transact(connection: Connection, work: Callable[[Connection], T]) -> T:
 
     def transaction() -> T:
         if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # else a read that turns to writing fails at once
+            _take_lock(connection)
         value = work(connection)
         connection.commit()
         return value
@@ -206,6 +208,24 @@ def transact(connection: Connection, work: Callable[[Connection], T]) -> T:
     except BaseException:
         connection.invalidate()
         raise
+
+
+def _take_lock(connection: Connection) -> None:
+    """Begin to write: a read that turned to writing would fail at once.
+
+    SQLite's own wait sleeps for longer and longer, and so lost to busier writers for half a second; look often instead.
+    """
+    driver = connection.connection.driver_connection
+    give_up = time.monotonic() + LOCK_WAIT_S
+    while time.monotonic() < give_up:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite.OperationalError as error:
+            if "locked" not in str(error):
+                break
+        _native_sleep(LOCK_LOOK_S)
+    connection.exec_driver_sql("BEGIN IMMEDIATE")  # once more, with its errors as SQLAlchemy's
 
 
 def is_passing(error: BaseException) -> bool:

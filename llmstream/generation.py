@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, and_, or_, select
 from .endings import Ending, broken, completed
 from .extensions import first_line, is_passing
 from .heartbeat import Heartbeat
+from .limits import Limits
 from .models import Chunk, Completion
 from .provider import ProviderError, Upstream, stream
 from .recorder import NotStored, Recorder
@@ -37,7 +38,8 @@ class Generation:
 
     def __init__(self, engine: Engine, config: dict[str, Any]) -> None:
         self.engine = engine
-        self.recorder = Recorder(engine)
+        limits = Limits(*(config[f"LLMSTREAM_{name}"] for name in ("REQUESTS_PER_MINUTE", "STREAMS_AT_ONCE", "BYTES_PER_DAY")))
+        self.recorder = Recorder(engine, limits)
         self.heartbeat = Heartbeat(engine, self.recorder)
         self.upstream = Upstream.from_config(config)
         self.max_bytes: int = config["LLMSTREAM_MAX_ANSWER_BYTES"]

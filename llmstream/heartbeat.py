@@ -7,6 +7,7 @@ beat of its own. Clocks play no part in it, and time in which the database stand
 from __future__ import annotations
 
 import logging
+import time
 from datetime import timedelta
 
 import gevent
@@ -43,12 +44,13 @@ class Heartbeat:
 
     def _run(self) -> None:
         while True:
+            began = time.monotonic()
             try:
                 with gevent.Timeout(BEAT_LIMIT_S, TimeoutError(f"the database took more than {BEAT_LIMIT_S:g} s")):
                     self.beat()
             except Exception as error:
                 log.warning("the heartbeat could not be stored: %s", first_line(error), exc_info=not is_passing(error))
-            gevent.sleep(BEAT_S)
+            gevent.sleep(max(0.1, began + BEAT_S - time.monotonic()))
 
     def beat(self) -> None:
         """Raise our beat, read the others', end the rows of those that are gone."""

@@ -8,10 +8,14 @@ from flask import Blueprint, Response, render_template, request
 
 from .ask import find
 from .errors import prefers_html
+from .filters import Filter
 from .models import Completion
 from .schemas import CompletionSchema, PageSchema
+from .words import mark
 
 bp = Blueprint("history", __name__, url_prefix="/history")
+bp.add_app_template_filter(mark)
+PAGE = ("limit", "before")
 
 
 @bp.after_request
@@ -22,13 +26,15 @@ def vary(response: Response) -> Response:
 
 @bp.get("")
 def index() -> Any:
-    page = PageSchema().load(request.args.to_dict())
-    found = Completion.page(page["limit"] + 1, page.get("before"))
-    completions = found[: page["limit"]]
-    next_before = completions[-1].id if len(found) > len(completions) else None
+    page = PageSchema().load({name: request.args[name] for name in PAGE if name in request.args})
+    chosen = Filter.load(request.args, also=PAGE)
+    found = chosen.page(page["limit"], page.get("before"))
+    completions = Completion.among(found.ids)
     if prefers_html():
-        return render_template("history.html", completions=completions, next_before=next_before, **page)
-    return {"data": CompletionSchema(many=True).dump(completions), "next_before": next_before}
+        return render_template(
+            "history.html", filter=chosen, found=found, completions=completions, next_before=found.next_before, **page
+        )
+    return {"data": CompletionSchema(many=True).dump(completions), "next_before": found.next_before}
 
 
 @bp.get("/<int:completion_id>")

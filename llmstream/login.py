@@ -9,11 +9,11 @@ from flask import Blueprint, abort, current_app, g, redirect, render_template, r
 from flask_login import login_user, logout_user
 from marshmallow import ValidationError
 from sqlalchemy import func, select, update
-from werkzeug.exceptions import TooManyRequests
 
 from .access import ROLES, actor
 from .accounts import ApiKey, Audit, NewKeySchema, NewUserSchema, Session, User, audit, disable, revoke_sessions
 from .auth import check_form, has_login, received_body
+from .errors import too_many
 from .extensions import db
 from .models import now
 
@@ -60,9 +60,7 @@ def refuse_guessing(name: str) -> None:
     by_name = db.session.scalar(recent.where(Audit.target == name)) or 0
     by_address = db.session.scalar(recent.where(Audit.remote_addr == request.remote_addr)) or 0
     if by_name >= MISSES_BY_NAME or by_address >= MISSES_BY_ADDRESS:
-        error = TooManyRequests("Too many wrong passwords. Wait a quarter of an hour, then try again.")
-        error.retry_after = int(WINDOW.total_seconds())  # type: ignore[attr-defined,assignment]
-        raise error
+        raise too_many("Too many wrong passwords. Wait a quarter of an hour, then try again.", int(WINDOW.total_seconds()))
 
 
 @bp.post("/logout")

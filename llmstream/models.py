@@ -32,6 +32,10 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 Id = BigInteger().with_variant(Integer, "sqlite")
 Json = JSON(none_as_null=True)
+FACETS = (
+    *("id", "created_at", "status", "request_model", "source", "owner", "rating", "reviewed_at"),
+    *("time_to_first_token_ms", "duration_ms", "added_ms", "input_tokens", "output_tokens"),
+)
 KEEP_IDS = {"sqlite_autoincrement": True}  # an id is never given twice, else an old link shows a new row
 
 
@@ -70,6 +74,7 @@ class Completion(db.Model):  # type: ignore[name-defined]
     source: Mapped[str] = mapped_column(Text)  # 'chat' or 'api'
     remote_addr: Mapped[str | None] = mapped_column(Text)
     client_name: Mapped[str | None] = mapped_column(Text)
+    credential: Mapped[str | None] = mapped_column(Text)  # whose limits it counts for: 'key:7', 'user:3'; None without a login
     prompt: Mapped[str] = mapped_column(Text)
     messages: Mapped[list[dict[str, str]] | None] = mapped_column(Json)  # only where a client sent its own
     system: Mapped[str | None] = mapped_column(Text)
@@ -100,9 +105,15 @@ class Completion(db.Model):  # type: ignore[name-defined]
     body_hash: Mapped[str] = mapped_column(Text)
     reviewing_by: Mapped[str | None] = mapped_column(Text)
     reviewing_until: Mapped[datetime | None] = moment()
+    rating: Mapped[str | None] = mapped_column(Text)  # 'good' or 'bad': a reviewer's newest, else the user's newest thumb
+    reviewed_at: Mapped[datetime | None] = moment()  # the newest review by a reviewer; a user's thumb is none
+    _judged = text("rating IS NOT NULL OR reviewed_at IS NOT NULL")
     _live = text("status = 'in_progress'")
     __table_args__ = (
         Index("ix_completions_conversation", "conversation_id", "id"),
+        # every filter and figure is found in this one narrow index, without a look at the rows, which hold whole answers
+        Index("ix_completions_facets", *FACETS),
+        Index("ix_completions_judged", *FACETS, sqlite_where=_judged, postgresql_where=_judged),  # the same, of few
         Index("ix_completions_live", "worker_id", sqlite_where=_live, postgresql_where=_live),
         Index("uq_completions_key", "owner", "idempotency_key", unique=True),
         # one answer at a time in a conversation, whichever worker is asked
@@ -123,10 +134,9 @@ class Completion(db.Model):  # type: ignore[name-defined]
         return Ending(self.status, self.reason or "", self.error_type, self.finish_reason, *tokens)
 
     @classmethod
-    def page(cls, limit: int, before: int | None = None) -> Sequence[Completion]:
-        """Newest first, by key and not by offset: the page after a million rows costs what the first one does."""
-        query = select(cls).order_by(cls.id.desc()).limit(limit)
-        return db.session.scalars(query.where(cls.id < before) if before else query).all()
+    def among(cls, ids: Sequence[int]) -> Sequence[Completion]:
+        """Those of `ids` that there are, newest first."""
+        return db.session.scalars(select(cls).where(cls.id.in_(ids)).order_by(cls.id.desc())).all()
 
     @classmethod
     def of_conversation(cls, conversation_id: int) -> Sequence[Completion]:
@@ -168,6 +178,15 @@ class Chunk(db.Model):  # type: ignore[name-defined]
     def text_of(cls, completion_id: int) -> str:
         query = select(cls.text).where(cls.completion_id == completion_id).order_by(cls.start)
         return "".join(db.session.scalars(query))
+
+
+class SearchProgress(db.Model):  # type: ignore[name-defined]
+    """One row: up to which id every finished completion is in the search index (llmstream/search.py)."""
+
+    __tablename__ = "search_progress"
+    id: Mapped[int] = primary_key()
+    indexed_to: Mapped[int] = mapped_column(BigInteger)
+    __table_args__ = (KEEP_IDS,)
 
 
 class Worker(db.Model):  # type: ignore[name-defined]

@@ -19,13 +19,14 @@ from sqlalchemy import Connection, Engine
 
 from .endings import Ending, broken
 from .extensions import first_line, is_passing, transact
+from .limits import Limits
 from .storage import Write, snapshot, write
 from .transcript import Lost, Transcript
 
 log = logging.getLogger(__name__)
 FLUSH_S = 0.05
 BEGIN_S = 3.0
-RETRY_S = 0.25
+RETRY_S, LOCKED_RETRY_S = 0.25, 0.01  # the lock was waited for already, so ask again soon
 STORE_WAIT_S = 30.0  # how long an answer waits whose unstored text has reached the cap
 MAX_UNSTORED_BYTES = 1 << 20  # of one answer, held while the database takes no writes
 
@@ -37,8 +38,8 @@ class NotStored(Exception):
 class Recorder:
     """The writes of one worker. `me`, (worker_id, epoch), stands in each row that is its own."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, limits: Limits) -> None:
+        self.engine, self.limits = engine, limits
         self.me = (f"{socket.gethostname()}:{os.getpid()}", time.time_ns() // 1_000_000)
         self.live: dict[int, Transcript] = {}  # by completion id: the answers that this worker is writing
         self._beginning: dict[Transcript, Event] = {}
@@ -109,7 +110,7 @@ class Recorder:
             except Exception as error:  # nothing may end the flusher: what is not stored stays in memory
                 log.warning("storing failed, trying again: %s", first_line(error), exc_info=not is_passing(error))
                 self._work.set()
-                gevent.sleep(RETRY_S)
+                gevent.sleep(LOCKED_RETRY_S if "locked" in first_line(error) else RETRY_S)
 
     def _visit(self) -> None:
         batch = [w for t in (*self._beginning, *self.live.values()) if (w := snapshot(t))]
@@ -153,7 +154,7 @@ class Recorder:
         """One transaction; what it learned is made known only after the commit."""
         self._connection = self._connection or self.engine.connect()
         try:
-            transact(self._connection, lambda c: write(c, batch, notes, self.me))
+            transact(self._connection, lambda c: write(c, batch, notes, self.me, self.limits))
         except BaseException:
             self._connection.close()
             self._connection = None

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, updat
 from sqlalchemy.dialects import postgresql, sqlite
 
 from .endings import Ending, broken
+from .limits import Exceeded, Limits, refusals
 from .models import Chunk, Completion, Conversation, Worker
 from .transcript import Transcript
 
@@ -38,7 +39,7 @@ class Write:
     ending: Ending | None
     new_id: int | None = None
     conversation_id: int | None = None
-    taken: Taken | None = None
+    taken: Taken | Exceeded | None = None
     not_ours: Ending | None = None  # how the row ended without us
 
 
@@ -54,12 +55,14 @@ def snapshot(transcript: Transcript) -> Write | None:
     return Write(transcript, end, transcript.text[transcript.stored : end].decode(), None)
 
 
-def write(connection: Connection, batch: list[Write], notes: list[dict[str, Any]], worker: tuple[str, int]) -> None:
+def write(
+    connection: Connection, batch: list[Write], notes: list[dict[str, Any]], worker: tuple[str, int], limits: Limits
+) -> None:
     """Begin, append and finish all of `batch`. `worker` is (worker_id, epoch), ours."""
     begun = [w for w in batch if w.transcript.id is not None]
     if new := [w for w in batch if w.transcript.id is None]:
         be_known(connection, worker)
-        _insert(connection, new, worker)
+        _insert(connection, _allowed(connection, new, limits), worker)
     owned = _lock(connection, [w.transcript.id for w in begun], worker)
     for lost in (w for w in begun if w.transcript.id not in owned):
         lost.not_ours = _ending_of(connection, lost.transcript.id)
@@ -79,11 +82,21 @@ def be_known(connection: Connection, worker: tuple[str, int]) -> None:
     connection.execute(_upsert(connection, workers).values(row).on_conflict_do_nothing())
 
 
+def _allowed(connection: Connection, batch: list[Write], limits: Limits) -> list[Write]:
+    """Those that are within the limits of whoever asks; the others learn which one they met."""
+    refused = refusals(connection, [new.transcript.row for new in batch], limits)
+    for new, refusal in zip(batch, refused, strict=True):
+        new.taken = refusal
+    return [new for new in batch if not new.taken]
+
+
 def _insert(connection: Connection, batch: list[Write], worker: tuple[str, int]) -> None:
     """The rows of new completions, and of their conversations if those are new too; both or, where it is taken, neither.
 
     Few statements for all of them: each costs a PostgreSQL's answer, and the text of others waits for this commit.
     """
+    if not batch:
+        return
     rows = [{**new.transcript.row, "worker_id": worker[0], "epoch": worker[1]} for new in batch]
     if first := [row for row in rows if row["conversation_id"] is None]:
         values = [{"owner": row["owner"], "title": row["prompt"].strip()[:120], "created_at": row["created_at"]} for row in first]

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Table, event, text
 from llmstream.extensions import db
 
 COMPOSITE_KEYS = ("chunks", "tags", "workers", "sessions")  # every other table has a number of its own
+TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
 TRIGGERS = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
 
 
@@ -47,11 +48,12 @@ def migrate_sqlite(connection: Connection) -> None:
     connection.commit()
     connection.exec_driver_sql("BEGIN IMMEDIATE")
     triggers = dict(connection.execute(text(TRIGGERS)).all())
+    tables = set(connection.scalars(text(TABLES)))
     migrate(connection)
-    tables = set(connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'table'")))
+    dropped = tables - set(connection.scalars(text(TABLES)))
     kept = set(connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")))
     for name, sql in triggers.items():
-        if name not in kept and any(f" {table} " in f"{sql} " for table in tables):
+        if name not in kept and not any(f" {table} " in f"{sql} " for table in dropped):
             connection.execute(text(sql))
     if broken := connection.execute(text("PRAGMA foreign_key_check")).all():
         connection.rollback()

@@ -102,6 +102,20 @@ def test_they_go_down_to_nothing_and_up_again(new_database: Callable[[], Databas
     populate(database)
 
 
+def test_a_populated_database_of_the_first_release_keeps_all_its_rows(new_database: Callable[[], Database]) -> None:
+    database = new_database()
+    flask(database, "db", "upgrade", "0001")
+    populate(database)
+    before = contents(database)
+    for step in ("head", "0001", "head"):
+        flask(database, "db", "downgrade" if step == "0001" else "upgrade", step)
+        after = contents(database)
+        for table, rows in before.items():
+            assert [{name: row[name] for name in rows[0]} for row in after[table]] == rows, (step, table)
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM completions")  # the triggers that are there have the tables that they need
+
+
 def test_a_later_migration_of_the_largest_table_loses_no_row_no_trigger_no_reference(
         new_database: Callable[[], Database], tmp_path: Path) -> None:
     """SQLite rebuilds a table to change it: done naively, that deletes the rows that refer to it, and its triggers."""
@@ -111,9 +125,9 @@ def test_a_later_migration_of_the_largest_table_loses_no_row_no_trigger_no_refer
     populate(database)
     if database.kind == "sqlite":
         with database.engine.begin() as connection:
-            connection.exec_driver_sql("CREATE VIRTUAL TABLE completions_fts USING fts5(prompt)")
+            connection.exec_driver_sql("CREATE VIRTUAL TABLE later_fts USING fts5(prompt)")
             connection.exec_driver_sql("CREATE TRIGGER into_fts AFTER INSERT ON completions "
-                                       "BEGIN INSERT INTO completions_fts(rowid, prompt) VALUES (NEW.id, NEW.prompt); END")
+                                       "BEGIN INSERT INTO later_fts(rowid, prompt) VALUES (NEW.id, NEW.prompt); END")
     before = contents(database)
     copy = shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
     (copy / "versions" / "zzzz_later.py").write_text(ANOTHER_MIGRATION.format(head=head))

@@ -8,7 +8,7 @@ import gevent
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from llmstream import accounts, extensions
+from llmstream import accounts, extensions, judgements
 from llmstream.config import load
 from llmstream.endings import completed
 from llmstream.extensions import db, engine_options
@@ -22,7 +22,7 @@ from llmstream.transcript import Lost, Transcript
 ROW: dict[str, Any] = {
     "conversation_id": None, "owner": "local", "source": "api", "prompt": "Hello", "parameters": {}, "request_model": "m",
     "provider_name": "p", "body_hash": "h"}
-assert accounts  # its tables belong to the schema
+assert accounts and judgements  # their tables belong to the schema
 
 
 class Commits:

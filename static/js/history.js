@@ -1,21 +1,165 @@
-// The history page: while a completion on it is being written, its row is kept up to date.
-import { fetchPage, localiseTimes } from "./page.js";
+// The history page: rows that are being written are kept up to date, new ones come without a reload and without moving
+// what is being read, panels close as a menu does, and keys lead from row to row.
+import { keys } from "./keys.js";
+import { announce, fetchPage, localiseTimes } from "./page.js";
 
-const EVERY_MS = 1000;
-const isLive = () => document.querySelector('.row[data-status="in_progress"]');
+const LIVE_MS = 1000; // while a row on the page is being written
+const QUIET_MS = 3000;
+const MOST_ROWS = 200; // a page left open all day does not grow without end
+const results = document.querySelector('[data-part="results"]');
+const isNewest = "newest" in results.dataset;
+const idOf = (row) => Number(row.id.slice("completion-".length));
+const list = () => results.querySelector('[data-part="rows"]');
+const rows = () => [...results.querySelectorAll(".row")];
+const liveRows = () => results.querySelectorAll('.row[data-status="in_progress"]');
+let waiting = []; // new rows that the reader has not asked for yet, newest first
+let timer = 0;
 
-async function refresh() {
-  const fresh = document.hidden ? null : await fetchPage();
-  if (fresh) localiseTimes(fresh);
-  for (const row of fresh ? document.querySelectorAll('.row[data-status="in_progress"]') : []) renew(row, fresh.getElementById(row.id));
-  if (isLive()) setTimeout(refresh, EVERY_MS);
+function schedule() {
+  clearTimeout(timer);
+  const isLive = liveRows().length > 0;
+  if (!document.hidden && (isNewest || isLive)) timer = setTimeout(refresh, isLive ? LIVE_MS : QUIET_MS);
 }
 
-function renew(row, fresh) {
-  if (!fresh || fresh.outerHTML === row.outerHTML) return;
+async function refresh() {
+  const fresh = await fetchPage();
+  if (fresh?.querySelector('[data-part="results"]')) {
+    localiseTimes(fresh);
+    for (const row of liveRows()) await renew(row, fresh.getElementById(row.id));
+    if (isNewest) takeNew(fresh.querySelector('[data-part="results"]'));
+  }
+  schedule();
+}
+
+async function renew(row, fresh) {
+  fresh ||= await fetchRow(idOf(row));
+  if (fresh === null || fresh?.outerHTML === row.outerHTML) return;
+  if (!fresh) {
+    row.dataset.status = "gone";
+    row.querySelector(".badge").dataset.status = "gone";
+    row.querySelector(".badge").textContent = "No longer in this list";
+    return;
+  }
   const hadFocus = row.contains(document.activeElement);
   row.replaceWith(fresh);
   if (hadFocus) fresh.querySelector("a").focus({ preventScroll: true });
 }
 
-if (isLive()) setTimeout(refresh, EVERY_MS);
+// A row that newer ones have pushed off the first page: undefined if it does not fit the filters any more, null if nobody answers.
+async function fetchRow(id) {
+  const address = new URL(location);
+  address.searchParams.set("before", id + 1);
+  address.searchParams.set("limit", 1);
+  const fresh = await fetchPage(address);
+  if (fresh) localiseTimes(fresh);
+  return fresh && (fresh.getElementById(`completion-${id}`) || undefined);
+}
+
+function takeNew(fresh) {
+  const shown = rows();
+  if (!shown.length) {
+    if (fresh.querySelector(".row")) results.replaceChildren(...fresh.childNodes); // the page was empty: nothing is being read
+    return;
+  }
+  const newest = waiting.length ? idOf(waiting[0]) : idOf(shown[0]);
+  const incoming = [...fresh.querySelectorAll(".row")];
+  const added = incoming.filter((row) => idOf(row) > newest);
+  if (!added.length) return;
+  const missesSome = added.length === incoming.length && fresh.querySelector('[rel="next"]');
+  if (missesSome || shown.length + waiting.length + added.length > MOST_ROWS) return offerReload();
+  const wasWaiting = waiting.length > 0;
+  waiting = [...added, ...waiting];
+  if (isUndisturbed()) showWaiting();
+  else offer(wasWaiting);
+}
+
+// At the top, with neither the focus nor the pointer in the list, nobody is in the middle of something.
+function isUndisturbed() {
+  return scrollY < 8 && !results.contains(document.activeElement) && !list().matches(":hover") && !document.querySelector("dialog[open], details[open]");
+}
+
+function showWaiting() {
+  list().prepend(...waiting.map((row) => document.getElementById(row.id) || row));
+  waiting = [];
+  results.querySelector(".news")?.remove();
+}
+
+function offer(wasWaiting) {
+  const words = waiting.length === 1 ? "1 new answer" : `${waiting.length} new answers`;
+  news(words, () => {
+    const first = waiting[0];
+    showWaiting();
+    scrollTo({ top: 0 });
+    first.querySelector("a").focus({ preventScroll: true });
+  });
+  if (!wasWaiting) announce(words);
+}
+
+// More came than one page holds: only a fresh page shows them without a gap.
+function offerReload() {
+  clearTimeout(timer);
+  timer = 0;
+  news("Many new answers: show the newest", () => location.reload());
+}
+
+function news(words, onClick) {
+  let button = results.querySelector(".news button");
+  if (!button) {
+    const line = document.createElement("div");
+    line.className = "news";
+    button = line.appendChild(document.createElement("button"));
+    button.className = "button primary";
+    list().before(line);
+  }
+  button.textContent = words;
+  button.onclick = onClick;
+}
+
+function move(step) {
+  const links = [...results.querySelectorAll('.row-title a, [rel="next"]')];
+  const at = links.findIndex((link) => link === document.activeElement);
+  const next = links[at < 0 ? firstInView(links) : Math.min(Math.max(at + step, 0), links.length - 1)];
+  next?.focus({ preventScroll: true });
+  (next?.closest(".row") || next)?.scrollIntoView({ block: "nearest" });
+}
+
+function firstInView(links) {
+  const bar = document.querySelector(".bar").offsetHeight;
+  return Math.max(links.findIndex((link) => link.getBoundingClientRect().top >= bar), 0);
+}
+
+function openSearch() {
+  const search = document.getElementById("search");
+  search?.focus();
+  search?.select();
+}
+
+// The panels close as menus do: with Escape, or a click elsewhere.
+function closePanels(except) {
+  for (const panel of document.querySelectorAll(".panel[open]")) if (panel !== except) panel.open = false;
+}
+
+// Fields that say nothing stay out of the address.
+function onSubmit({ target }) {
+  for (const field of target.matches('[data-part="filters"]') ? target.elements : []) field.disabled = field.name && !field.value;
+}
+
+document.addEventListener("click", ({ target }) => closePanels(target.closest(".panel")));
+document.addEventListener("keydown", (event) => {
+  const panel = event.key === "Escape" && event.target.closest?.(".panel[open]");
+  if (!panel) return;
+  panel.open = false;
+  panel.querySelector("summary").focus();
+});
+document.addEventListener("submit", onSubmit);
+addEventListener("pageshow", () => {
+  for (const field of document.querySelector('[data-part="filters"]')?.elements || []) field.disabled = false; // back from a search
+});
+document.addEventListener("visibilitychange", schedule);
+keys({
+  j: ["Next answer", () => move(1), { repeats: true }],
+  k: ["Answer before", () => move(-1), { repeats: true }],
+  Enter: ["Open it"],
+  "/": ["Search", openSearch],
+});
+schedule();

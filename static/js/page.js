@@ -55,10 +55,10 @@ export function localiseTimes(root) {
   }
 }
 
-// The same page as the server would give it now, or null if it does not answer.
-export async function fetchPage() {
+// A page, this one if no address is given, as the server would give it now, or null if it does not answer.
+export async function fetchPage(address = location.href) {
   try {
-    const response = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
+    const response = await fetch(address, { headers: { Accept: "text/html" }, cache: "no-store" });
     return response.ok ? new DOMParser().parseFromString(await response.text(), "text/html") : null;
   } catch {
     return null;

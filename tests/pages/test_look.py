@@ -87,10 +87,10 @@ def test_the_keyboard_reaches_everything_in_order(chat: Chat, upstream: Upstream
     chat.page.locator("body").evaluate("body => { body.tabIndex = -1; body.focus(); }")
     name = "(e => e.ariaLabel || (e.labels?.[0] || e).textContent.trim())(document.activeElement)"
     seen = []
-    for _ in range(5):
+    for _ in range(7):
         chat.page.keyboard.press("Tab")
         seen.append(chat.page.evaluate(name))
-    assert seen == ["Skip to the content", "llmstream", "Chat", "History", "New conversation"]
+    assert seen == ["Skip to the content", "llmstream", "Chat", "History", "Review", "Numbers", "New conversation"]
     chat.page.locator(".skip").focus()
     expect(chat.page.locator(".skip")).to_be_in_viewport()
     chat.page.keyboard.press("Enter")

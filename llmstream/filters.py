@@ -1,0 +1,255 @@
+"""The filters of the history: one schema, one query, shared by the list, exports, the queue and the numbers.
+
+A page is found by walking down the ids in windows, each a short query on the narrow index that holds all that is filtered by. So
+nothing depends on how a planner judges a filter, and each page is bounded in time: where a filter is so rare that the time is up
+first, the page is short and says from where to look further.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from sqlalchemy import ColumnElement, func, select
+from werkzeug.datastructures import MultiDict
+
+from .extensions import db
+from .judgements import Review, Tag
+from .models import Completion
+from .schemas import BIGGEST_ID, Digits, storable
+from .search import matching, window
+
+PAGE_S = 0.08  # a page that is not full by then is short
+FIRST_WINDOW, LARGEST_WINDOW = 1000, 250_000  # ids
+WINDOW_S = 0.02  # windows grow until one takes about so long
+SKEW = 1000  # ids follow created_at but for some that were begun at the same moment
+STATUSES = ["in_progress", "completed", "failed", "incomplete", "cancelled"]
+LABELS = {"from": "From", "to": "Until", "q": "Text", "min_duration_ms": "At least ms", "max_duration_ms": "At most ms"}
+
+
+class Moment(fields.Field[datetime]):
+    """A day in UTC, or an instant (RFC 3339). With `end` a day counts to its end."""
+
+    def __init__(self, end: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.end = end
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        text = str(value).replace(" ", "+")  # which is what a + in a URL becomes
+        try:
+            if len(text) == 10:
+                return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=self.end)
+            if text[10] not in "Tt":
+                raise ValueError
+            instant = datetime.fromisoformat(text)
+            if instant.tzinfo is None:
+                raise ValueError
+            return instant.astimezone(UTC)
+        except (ValueError, IndexError, OverflowError):
+            raise ValidationError("Must be a day (2026-01-31) or an instant (2026-01-31T09:30:00Z).") from None
+
+
+def some(*values: str) -> fields.List:
+    """One or several of a kind; without `values` any text."""
+    allowed = validate.OneOf(values) if values else validate.And(storable, validate.Length(1, 200))
+    return fields.List(fields.String(validate=allowed), validate=validate.Length(max=50))
+
+
+class FilterSchema(Schema):
+    """The parameters that every list of completions takes. Unknown ones are refused."""
+
+    class Meta:
+        unknown = RAISE
+        include = {"from": Moment()}  # noqa: RUF012
+
+    to = Moment(end=True)
+    status = some(*STATUSES)
+    model = some()
+    source = some("chat", "api")
+    rating = some("good", "bad", "none")
+    tag = some()
+    reviewed = fields.String(validate=validate.OneOf(["yes", "no"]))
+    min_duration_ms = Digits(validate=validate.Range(0, 2**31 - 1))
+    max_duration_ms = Digits(validate=validate.Range(0, 2**31 - 1))
+    owner = some()
+    reason = some()
+    conversation_id = Digits(validate=validate.Range(1, BIGGEST_ID))
+    q = fields.String(validate=[storable, validate.Length(max=500)])
+
+
+NAMES = tuple(FilterSchema().fields)
+
+
+class Page(NamedTuple):
+    """Ids, newest first. `is_short`: the time was up before the page was full; `next_before` says from where to look further."""
+
+    ids: list[int]
+    next_before: int | None
+    is_short: bool = False
+
+
+class Word(NamedTuple):
+    """One condition in words, and the query string without it."""
+
+    label: str
+    value: str
+    without: str
+
+
+@dataclass(frozen=True)
+class Filter:
+    """`args` as they were given, each name with its values; `values` as they are meant."""
+
+    args: MultiDict[str, str]
+    values: dict[str, Any]
+
+    @classmethod
+    def load(cls, args: MultiDict[str, str], also: Sequence[str] = ()) -> Filter:
+        """From a URL's parameters; those in `also` are the caller's. Empty ones do not count, since forms send them.
+
+        Raises ValidationError.
+        """
+        given = MultiDict([(name, value) for name, value in args.items(multi=True) if name not in also and value])
+        schema = FilterSchema()
+        lists = {name for name, field in schema.fields.items() if isinstance(field, fields.List)}
+        if twice := [name for name in given if name not in lists and len(given.getlist(name)) > 1]:
+            raise ValidationError({name: ["Can be given once only."] for name in twice})
+        return cls(given, schema.load({name: given.getlist(name) if name in lists else given[name] for name in given}))
+
+    # As a URL
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.args
+
+    def query(self, **changes: Any) -> str:
+        """The query string with these parameters instead: a value, a list of values, or None for none."""
+        args = {name: changes.get(name, self.args.getlist(name)) for name in dict.fromkeys((*NAMES, *changes))}
+        return urlencode({name: value for name, value in args.items() if value is not None}, doseq=True)
+
+    def words(self) -> list[Word]:
+        """Each condition with what removes it."""
+        return [
+            Word(
+                LABELS.get(name, name.capitalize().replace("_id", "")),
+                value.replace("_", " ") if name in ("status",) else value,
+                self.query(**{name: [other for other in self.args.getlist(name) if other != value]}),
+            )
+            for name in NAMES
+            for value in dict.fromkeys(self.args.getlist(name))
+        ]
+
+    # As conditions
+
+    def conditions(self, low: int = 0, high: int = BIGGEST_ID) -> list[ColumnElement[bool]]:
+        """Conditions on the columns of Completion; those that ask other tables look only from `low` to below `high`."""
+        made: list[ColumnElement[bool]] = []
+        for name, value in self.values.items():
+            made += self._condition(name, value, low, high)
+        return made
+
+    def _condition(self, name: str, value: Any, low: int, high: int) -> list[ColumnElement[bool]]:
+        match name:
+            case "from":
+                return [Completion.created_at >= value]
+            case "to":
+                return [Completion.created_at < value]
+            case "rating":
+                rated = Completion.rating.in_([rating for rating in value if rating != "none"])
+                return [rated | Completion.rating.is_(None) if "none" in value else rated]
+            case "reviewed":
+                return [Completion.reviewed_at.is_not(None) if value == "yes" else Completion.reviewed_at.is_(None)]
+            case "min_duration_ms":
+                return [Completion.duration_ms >= value]
+            case "max_duration_ms":
+                return [Completion.duration_ms <= value]
+            case "conversation_id":
+                return [Completion.conversation_id == value]
+            case "q":
+                return [Completion.id.in_(matching(value, low, high))]
+            case "tag":
+                tagged = select(Tag.completion_id).where(window(Tag.completion_id, low, high))
+                return [Completion.id.in_(tagged.where(Tag.name == tag)) for tag in dict.fromkeys(value)]
+            case "reason":
+                given = select(Review.completion_id).where(Review.reason.in_(value), window(Review.completion_id, low, high))
+                return [Completion.id.in_(given)]
+        column = {"model": Completion.request_model}.get(name) or getattr(Completion, name)
+        return [column.in_(value)]
+
+    # As rows
+
+    def page(self, limit: int, before: int | None = None) -> Page:
+        """The newest `limit` ids below `before`, in bounded time."""
+        low, high = self.reach
+        high = min(high, before or high)
+        ids: list[int] = []
+        give_up = time.monotonic() + PAGE_S
+        for bottom, top in windows(low, high):
+            found = self._in(bottom, top).order_by(Completion.id.desc()).limit(limit + 1 - len(ids))
+            ids += db.session.scalars(found)
+            if len(ids) > limit:
+                return Page(ids[:limit], ids[limit - 1])
+            if bottom > low and time.monotonic() > give_up:
+                return Page(ids, bottom, True)
+        return Page(ids, None)
+
+    def after(self, limit: int, after: int = 0) -> list[int]:
+        """The oldest `limit` ids above `after`, ascending."""
+        low, high = self.reach
+        ids: list[int] = []
+        for bottom, top in windows(max(low, after + 1), high, upwards=True):
+            ids += db.session.scalars(self._in(bottom, top).order_by(Completion.id).limit(limit - len(ids)))
+            if len(ids) >= limit:
+                break
+        return ids
+
+    def count(self, at_most: int | None = None) -> int:
+        """How many there are; a count that reaches `at_most` stops there."""
+        total = 0
+        for bottom, top in windows(*self.reach):
+            inner = self._in(bottom, top).limit(None if at_most is None else at_most - total).subquery()
+            total += db.session.scalar(select(func.count()).select_from(inner)) or 0
+            if at_most is not None and total >= at_most:
+                break
+        return total
+
+    def _in(self, low: int, high: int) -> Any:
+        return select(Completion.id).where(window(Completion.id, low, high), *self.conditions(low, high))
+
+    @cached_property
+    def reach(self) -> tuple[int, int]:
+        """The ids that can be meant, from the first to below the last: dates become ids by way of their index."""
+        by_time = select(Completion.id).order_by(Completion.created_at).limit(1)
+        asked: dict[str, Any] = {"first": select(func.min(Completion.id)), "last": select(func.max(Completion.id))}
+        if "from" in self.values:
+            asked["from"] = by_time.where(Completion.created_at >= self.values["from"])
+        if "to" in self.values:
+            asked["to"] = by_time.where(Completion.created_at >= self.values["to"])
+        row = db.session.execute(select(*(query.scalar_subquery().label(name) for name, query in asked.items()))).one()._mapping
+        low, high = row["first"] or 1, (row["last"] or 0) + 1
+        if "from" in self.values:
+            low = max(low, row["from"] - SKEW) if row["from"] else high
+        if row.get("to"):
+            high = min(high, row["to"] + SKEW)
+        return low, max(low, high)
+
+
+def windows(low: int, high: int, upwards: bool = False) -> Iterator[tuple[int, int]]:
+    """Parts of the ids from `low` to below `high`, from the end down (or `upwards`), larger as long as they are quick."""
+    size = FIRST_WINDOW
+    while low < high:
+        began = time.monotonic()
+        if upwards:
+            yield low, min(high, low + size)
+            low += size
+        else:
+            yield max(low, high - size), high
+            high -= size
+        took = max(time.monotonic() - began, 0.0005)
+        size = int(min(max(size * min(4, WINDOW_S / took), FIRST_WINDOW), LARGEST_WINDOW))

@@ -1,0 +1,208 @@
+"""What people say about answers: reviews, tags, and the views of the history that they keep. Who is reading which one now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import gevent
+from sqlalchemy import Connection, Index, Text, delete, func, insert, or_, select, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Mapped, mapped_column
+from werkzeug.exceptions import Conflict, NotFound
+
+from .extensions import BUSY_RETRY_S, db, transact
+from .models import KEEP_IDS, Completion, moment, now, primary_key, reference
+
+T = TypeVar("T")
+BIGGEST_ID = 2**63 - 1
+READING = timedelta(minutes=2)  # how long a reviewer has an answer alone; a page that is open asks for it again and again
+RECENT = 2000  # so many rows, the newest, tell which reasons and tags are used most
+SAID = ("rating", "reason", "note", "correction")
+REASONS = ["wrong fact", "made up", "does not answer the question", "incomplete", "unsafe", "wrong tone", "too long", "helpful"]
+
+
+class Review(db.Model):  # type: ignore[name-defined]
+    """One judgement of one answer. Append-only: a later one stands beside it, never over it."""
+
+    __tablename__ = "reviews"
+    id: Mapped[int] = primary_key()
+    completion_id: Mapped[int] = reference("completions.id", index=True)
+    reviewer: Mapped[str] = mapped_column(Text)
+    role: Mapped[str] = mapped_column(Text)  # 'reviewer', or 'user' for a thumb from the chat page
+    rating: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    note: Mapped[str | None] = mapped_column(Text)
+    correction: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = moment(default=now)
+    __table_args__ = (Index("ix_reviews_reason", "reason", "completion_id"), KEEP_IDS)
+
+    @classmethod
+    def of(cls, completion_id: int, limit: int, before: int | None = None) -> Sequence[Review]:
+        """Newest first."""
+        query = select(cls).where(cls.completion_id == completion_id).order_by(cls.id.desc()).limit(limit)
+        return db.session.scalars(query.where(cls.id < before) if before else query).all()
+
+    @classmethod
+    def usual_reasons(cls, limit: int = 12) -> list[str]:
+        """Suggestions: the reasons given most often of late, then some that nobody has used yet."""
+        recent = select(cls.reason).order_by(cls.id.desc()).limit(RECENT).subquery()
+        return list(dict.fromkeys([*most_frequent(recent.c.reason, limit), *REASONS]))[:limit]
+
+
+class Tag(db.Model):  # type: ignore[name-defined]
+    __tablename__ = "tags"
+    completion_id: Mapped[int] = reference("completions.id", primary_key=True)
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    tagged_by: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = moment(default=now)
+    __table_args__ = (Index("ix_tags_name", "name", "completion_id"),)
+
+    @classmethod
+    def of(cls, completion_id: int) -> Sequence[Tag]:
+        return db.session.scalars(select(cls).where(cls.completion_id == completion_id).order_by(cls.name)).all()
+
+    @classmethod
+    def usual(cls, limit: int = 20) -> list[str]:
+        recent = select(cls.name).order_by(cls.completion_id.desc()).limit(RECENT).subquery()
+        return most_frequent(recent.c.name, limit)
+
+
+class SavedView(db.Model):  # type: ignore[name-defined]
+    """A filter of the history: a URL with a name."""
+
+    __tablename__ = "saved_views"
+    id: Mapped[int] = primary_key()
+    owner: Mapped[str] = mapped_column(Text, index=True)
+    name: Mapped[str] = mapped_column(Text)
+    query: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = moment(default=now)
+    __table_args__ = (KEEP_IDS,)
+
+
+def most_frequent(column: Any, limit: int) -> list[str]:
+    query = select(column).where(column.is_not(None)).group_by(column).order_by(func.count().desc(), column).limit(limit)
+    return list(db.session.scalars(query))
+
+
+def judging(completion_id: int) -> dict[str, Any]:
+    """What templates/_judge.html shows: the newest judgements, the tags, and what may be suggested."""
+    return {
+        "reviews": Review.of(completion_id, 50),
+        "tags": Tag.of(completion_id),
+        "reasons": Review.usual_reasons(),
+        "usual_tags": Tag.usual(),
+    }
+
+
+def judge(completion_id: int, reviewer: str, role: str, said: dict[str, str | None]) -> tuple[int, bool]:
+    """Add a review; the completion's `rating` and `reviewed_at` follow in the same transaction.
+
+    :param said: rating, reason, note, correction; what is left out was not said
+    :return: its id, and whether it is new: what this role's newest review says already is not said again
+    """
+    review = {"completion_id": completion_id, "reviewer": reviewer, "role": role}
+    review |= {name: said.get(name) or None for name in SAID}
+
+    def add(connection: Connection) -> tuple[int, bool]:
+        newest = connection.execute(newest_by(completion_id, role, *Review.__table__.c)).mappings().first()
+        if newest and all(newest[name] == value for name, value in review.items()):
+            return newest["id"], False
+        added = connection.execute(insert(Review).values(review).returning(Review.id)).scalar_one()
+        connection.execute(update(Completion).where(Completion.id == completion_id).values(verdict(completion_id)))
+        return added, True
+
+    return with_finished(completion_id, add)
+
+
+def verdict(completion_id: int) -> dict[str, Any]:
+    """What the reviews come to: the newest rating by a reviewer, else the user's newest thumb; when a reviewer last judged."""
+    by_reviewer = newest_by(completion_id, "reviewer", Review.rating).where(Review.rating.is_not(None)).scalar_subquery()
+    by_user = newest_by(completion_id, "user", Review.rating).scalar_subquery()
+    reviewed_at = newest_by(completion_id, "reviewer", Review.created_at).scalar_subquery()
+    return {"rating": func.coalesce(by_reviewer, by_user), "reviewed_at": reviewed_at}
+
+
+def newest_by(completion_id: int, role: str, *columns: Any) -> Any:
+    query = select(*columns).where(Review.completion_id == completion_id, Review.role == role)
+    return query.order_by(Review.id.desc()).limit(1)
+
+
+def add_tag(completion_id: int, name: str, by: str) -> bool:
+    """Whether it is new."""
+
+    def add(connection: Connection) -> bool:
+        if connection.scalar(select(Tag.name).where(Tag.completion_id == completion_id, Tag.name == name)):
+            return False
+        connection.execute(insert(Tag).values(completion_id=completion_id, name=name, tagged_by=by))
+        return True
+
+    return with_finished(completion_id, add)
+
+
+def remove_tag(completion_id: int, name: str) -> bool:
+    """Whether it was there."""
+    gone = delete(Tag).where(Tag.completion_id == completion_id, Tag.name == name)
+    return with_finished(completion_id, lambda connection: bool(connection.execute(gone).rowcount))
+
+
+def with_finished(completion_id: int, work: Callable[[Connection], Any]) -> Any:
+    """Run `work` in one short transaction that holds this row, so that judgements of one answer come one after the other.
+
+    Raises NotFound, and Conflict while the answer is being written.
+    """
+
+    def transaction(connection: Connection) -> tuple[str | None, Any]:
+        row = select(Completion.status).where(Completion.id == completion_id).with_for_update(key_share=True)
+        status = connection.scalar(row)
+        return status, work(connection) if status not in (None, "in_progress") else None
+
+    status, value = committed(transaction) if completion_id <= BIGGEST_ID else (None, None)
+    if not status:
+        raise NotFound(f"There is no completion {completion_id}. Nothing was saved.")
+    if status == "in_progress":
+        raise Conflict("This answer is still being written, so it cannot be judged yet. Nothing was saved; try again at its end.")
+    return value
+
+
+def committed(work: Callable[[Connection], T]) -> T:
+    """`transact`, tried again for a while where another process writes to SQLite."""
+    db.session.rollback()  # no second connection is held meanwhile
+    give_up = time.monotonic() + BUSY_RETRY_S
+    while True:
+        try:
+            with db.engine.connect() as connection:
+                return transact(connection, work)
+        except OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+        gevent.sleep(0.02)
+
+
+def take(ids: Iterable[int], browser: str) -> int | None:
+    """The first of these that no other browser reads, taken for READING; None if all are."""
+    ids = list(ids)
+    free = set(db.session.scalars(select(Completion.id).where(Completion.id.in_(ids), is_free(browser))))
+    return next((i for i in ids if i in free and keep(i, browser)), None)
+
+
+def keep(completion_id: int, browser: str) -> bool:
+    """Take it, or have it for longer. False if another browser was first."""
+    taking = update(Completion).where(Completion.id == completion_id, is_free(browser))
+    taken: Any = db.session.execute(taking.values(reviewing_by=browser, reviewing_until=now() + READING))
+    db.session.commit()
+    return bool(taken.rowcount)
+
+
+def is_free(browser: str) -> Any:
+    held_by_another = (Completion.reviewing_by != browser) & (Completion.reviewing_until > now())
+    return or_(Completion.reviewing_by.is_(None), ~held_by_another)
+
+
+def leave(completion_id: int, browser: str) -> None:
+    """Let others have it."""
+    own = (Completion.id == completion_id) & (Completion.reviewing_by == browser)
+    db.session.execute(update(Completion).where(own).values(reviewing_by=None, reviewing_until=None))
+    db.session.commit()
