@@ -11,7 +11,7 @@ from flask import Flask
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     """The application, configured by environment variables. Raises config.ConfigError with a sentence that says what to do."""
-    from . import accounts, auth, chat, cli, config, demo, errors, history, review, stream, visible  # noqa: F401  (accounts: tables)
+    from . import auth, chat, cli, config, credentials, demo, errors, gate, history, identity, login, review, stream, visible
     from .extensions import db, engine_options, migrate
     from .generation import Generation
 
@@ -21,6 +21,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     app.config.update(config.load(os.environ if environ is None else environ))
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(app.config["SQLALCHEMY_DATABASE_URI"])
     app.config["MAX_CONTENT_LENGTH"] = app.config["LLMSTREAM_MAX_BODY_BYTES"] + 1  # one more, to tell full from too much
+    app.secret_key = config.secret_key(app.config)
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
     db.init_app(app)
@@ -28,13 +29,15 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     with app.app_context():
         app.extensions["generation"] = Generation(db.engine, app.config)
 
-    errors.init_app(app)
-    auth.init_app(app)
+    for step in (errors, gate, auth, identity):
+        step.init_app(app)
     app.add_template_filter(visible.visible)
     app.cli.add_command(cli.prepare)
     app.cli.add_command(cli.backup)
     app.cli.add_command(demo.command)
 
-    for feature in (chat, history, review, stream):
+    for group in (credentials.user, credentials.key):
+        app.cli.add_command(group)
+    for feature in (chat, history, login, review, stream):
         app.register_blueprint(feature.bp)
     return app

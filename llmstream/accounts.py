@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,7 +21,10 @@ from .extensions import db
 from .models import KEEP_IDS, Json, moment, now, primary_key, reference
 from .schemas import storable
 
-A_NAME = [storable, validate.Regexp(r"[^\s\x00-\x1f](.{0,98}[^\s\x00-\x1f])?\Z", error="1 to 100 characters.")]
+A_NAME: list[Callable[[Any], Any]] = [
+    storable,
+    validate.Regexp(r"[^\s\x00-\x1f](.{0,98}[^\s\x00-\x1f])?\Z", error="1 to 100 characters."),
+]
 SESSION_LASTS = timedelta(days=7)
 KEY_PREFIX = "llms_"  # so that scanners for leaked secrets can find one
 

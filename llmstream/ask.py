@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import gevent
 from flask import abort, current_app, request
 from sqlalchemy import update
-from werkzeug.exceptions import HTTPException
 
 from .access import actor, is_mine
-from .auth import received_body
 from .context import context_for
 from .errors import Unprocessable, conversation_busy, not_stored, too_many
+from .gate import received_body
 from .generation import Generation
 from .limits import Exceeded, check_bytes
 from .models import Completion, Conversation, db, now, turns

@@ -10,7 +10,8 @@ from flask import current_app
 from flask.cli import with_appcontext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from llmstream.config import PROJECT, describe_database
+from llmstream.accounts import User
+from llmstream.config import PROJECT, describe_database, is_loopback
 from llmstream.extensions import db
 
 
@@ -31,6 +32,10 @@ def prepare() -> None:
         fail(f"The {database} is from another version of llmstream ({error}): run that one, or set DATABASE_URL anew.")
     except (SQLAlchemyError, RuntimeError) as error:
         fail(f"The tables of the {database} cannot be brought up to date ({reason(error)}): put that right first.")
+    host = current_app.config["HOST"]
+    if not is_loopback(host) and not User.anybody():
+        make = "flask --app wsgi user add NAME --role admin"
+        fail(f"HOST={host} opens the service to other machines, and there is no user yet: make one with `{make}`, then start again.")
 
 
 @click.command()

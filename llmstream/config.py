@@ -4,7 +4,9 @@ import ipaddress
 import math
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -73,6 +75,26 @@ def _use_bundled_model(values: dict[str, Any], environ: Mapping[str, str]) -> No
     values["LLMSTREAM_MODEL"] = BUNDLED_MODEL
     values["OPENAI_BASE_URL"] = f"http://127.0.0.1:{environ.get('LLMSTREAM_LOCAL_MODEL_PORT', '0')}/v1"
     values["OPENAI_API_KEY"] = environ.get("LLMSTREAM_LOCAL_MODEL_KEY", "")
+
+
+def secret_key(values: Mapping[str, Any]) -> str:
+    """What signs cookies: SECRET_KEY, or a random one that is made once and kept beside the data. Raises ConfigError."""
+    if values["SECRET_KEY"]:
+        return str(values["SECRET_KEY"])
+    path = PROJECT / "instance" / "secret_key"
+    try:
+        if path.exists():
+            return path.read_text()
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_name(f"secret_key.{os.getpid()}")
+        draft.touch(0o600)
+        draft.write_text(secrets.token_urlsafe(32))
+        with suppress(FileExistsError):
+            os.link(draft, path)  # whole at once, and only if there is none yet
+        draft.unlink()
+        return path.read_text()
+    except OSError as error:
+        raise ConfigError(f"SECRET_KEY must be set, because {path} cannot be kept ({error.strerror}).") from None
 
 
 def describe_database(uri: str) -> str:

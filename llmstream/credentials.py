@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import click
 from flask.cli import AppGroup
 from marshmallow import Schema, ValidationError
@@ -9,6 +12,7 @@ from sqlalchemy import select
 
 from .access import ROLES
 from .accounts import ApiKey, NewKeySchema, NewUserSchema, User, audit, disable, revoke_sessions
+from .errors import Unprocessable
 from .extensions import db
 from .models import now
 
@@ -24,7 +28,7 @@ password = click.option("--password-stdin", is_flag=True, help="Read the passwor
 @password
 def add_user(name: str, role: str, no_password: bool, password_stdin: bool) -> None:
     """Make a user. Asks for a password of at least 12 characters."""
-    made = User(**load(NewUserSchema(only=("name", "role")), {"name": name, "role": role}))
+    made = User(**loaded(NewUserSchema(only=("name", "role")), {"name": name, "role": role}))
     if User.named(name):
         raise click.ClickException(f"There is a user {name} already.")
     if not no_password:
@@ -70,7 +74,7 @@ def list_users() -> None:
 def add_key(name: str, user_name: str, scopes: str | None, days: int | None) -> None:
     """Make an API key. Its secret is printed once and is stored nowhere."""
     given = {"name": name, "user": user_name, "scopes": scopes.split(",") if scopes else None, "days": days}
-    made = load(NewKeySchema(), {field: value for field, value in given.items() if value is not None})
+    made = loaded(NewKeySchema(), {field: value for field, value in given.items() if value is not None})
     row, secret = ApiKey.make(known(user_name), name, made.get("scopes"), made.get("days"))
     audit("key added", name, user=user_name)
     db.session.commit()
@@ -99,9 +103,9 @@ def list_keys() -> None:
 
 
 def asked(from_stdin: bool) -> str:
-    given = click.get_text_stream("stdin").readline().rstrip("\n") if from_stdin else ""
+    given = sys.stdin.readline().rstrip("\n") if from_stdin else ""
     given = given or click.prompt("Password", hide_input=True, confirmation_prompt=True)
-    return str(load(NewUserSchema(only=("password",)), {"password": given})["password"])
+    return str(loaded(NewUserSchema(only=("password",)), {"password": given})["password"])
 
 
 def known(name: str) -> User:
@@ -111,9 +115,8 @@ def known(name: str) -> User:
     return found
 
 
-def load(schema: Schema, given: dict[str, object]) -> dict[str, object]:
+def loaded(schema: Schema, given: dict[str, Any]) -> dict[str, Any]:
     try:
         return dict(schema.load(given))
     except ValidationError as error:
-        messages = error.normalized_messages().items()
-        raise click.ClickException("; ".join(f"{field}: {' '.join(map(str, words))}" for field, words in messages)) from None
+        raise click.ClickException(str(Unprocessable(error.normalized_messages()))) from None

@@ -8,7 +8,15 @@ from typing import Any
 from flask import Flask, Response, json, render_template, request
 from marshmallow import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
-from werkzeug.exceptions import Conflict, HTTPException, InternalServerError, NotFound, ServiceUnavailable, TooManyRequests, UnprocessableEntity
+from werkzeug.exceptions import (
+    Conflict,
+    HTTPException,
+    InternalServerError,
+    NotFound,
+    ServiceUnavailable,
+    TooManyRequests,
+    UnprocessableEntity,
+)
 from werkzeug.http import HTTP_STATUS_CODES
 
 from .endings import ENDINGS, Ending
@@ -49,7 +57,7 @@ def not_stored() -> ServiceUnavailable:
 
 def too_many(words: str, retry_after: int) -> TooManyRequests:
     error = TooManyRequests(words)
-    error.retry_after = retry_after  # type: ignore[assignment]
+    error.retry_after = retry_after
     return error
 
 

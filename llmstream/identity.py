@@ -1,4 +1,4 @@
-"""Whose name stands under a judgement: the login's, or without one a name typed once. And which browser it is; neither proves more."""
+"""Whose name stands under a judgement: the login's, or without one a name typed once; and which browser it is."""
 
 from __future__ import annotations
 

@@ -12,9 +12,10 @@ from sqlalchemy import func, select, update
 
 from .access import ROLES, actor
 from .accounts import ApiKey, Audit, NewKeySchema, NewUserSchema, Session, User, audit, disable, revoke_sessions
-from .auth import check_form, has_login, received_body
+from .auth import check_form, has_login
 from .errors import too_many
 from .extensions import db
+from .gate import received_body
 from .models import now
 
 bp = Blueprint("login", __name__)
@@ -39,7 +40,8 @@ def enter() -> Any:
         audit("login failed", target, name=target)
         db.session.commit()
         words = "This name and password do not belong together. Nothing was changed."
-        return render_template("login.html", next=local_path(request.form.get("next")), has_login=True, failure=words, name=name), 401
+        onward = local_path(request.form.get("next"))
+        return render_template("login.html", next=onward, has_login=True, failure=words, name=name), 401
     assert user
     session = Session.open(user, request.remote_addr)
     audit("login", user.name, name=user.name)

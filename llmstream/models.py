@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, Text, TypeDecorator, select, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from .access import actor
 from .endings import Ending
 from .extensions import db
 
@@ -61,7 +62,9 @@ class Conversation(db.Model):  # type: ignore[name-defined]
 
     @classmethod
     def recent(cls, limit: int) -> Sequence[Conversation]:
-        return db.session.scalars(select(cls).order_by(cls.id.desc()).limit(limit)).all()
+        """The newest that the actor has begun, whatever else they may see."""
+        mine = cls.owner == actor().name
+        return db.session.scalars(select(cls).where(mine).order_by(cls.id.desc()).limit(limit)).all()
 
 
 class Completion(db.Model):  # type: ignore[name-defined]

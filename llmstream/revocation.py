@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from typing import Any
 
 import gevent
 from sqlalchemy import Engine, select
@@ -25,17 +26,17 @@ class Watch:
 
     def __init__(self, engine: Engine, generation: Generation) -> None:
         self.engine, self.generation = engine, generation
-        self._visits: defaultdict[str, set[gevent.Greenlet]] = defaultdict(set)
+        self._visits: defaultdict[str, set[Any]] = defaultdict(set)
         self._greenlet: gevent.Greenlet | None = None
 
     def begin_work(self) -> None:
         """Called in each worker, after the fork."""
         self._greenlet = self._greenlet or gevent.spawn(self._run)
 
-    def enter(self, credential: str, visitor: gevent.Greenlet) -> None:
+    def enter(self, credential: str, visitor: Any) -> None:
         self._visits[credential].add(visitor)
 
-    def leave(self, credential: str, visitor: gevent.Greenlet) -> None:
+    def leave(self, credential: str, visitor: Any) -> None:
         self._visits[credential].discard(visitor)
         if not self._visits[credential]:
             del self._visits[credential]

@@ -1,0 +1,114 @@
+"""What every request must be, whoever sends it: for one of our names, from our own pages if from any, and not without end."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import gevent
+from flask import Flask, Response, abort, current_app, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+BODY_S = 20
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+def init_app(app: Flask) -> None:
+    app.wsgi_app = through_proxies(app.wsgi_app, app.config["LLMSTREAM_PROXIES"])  # type: ignore[method-assign]
+    app.before_request(refuse_strangers)
+    app.after_request(add_headers)
+
+
+def through_proxies(app: Any, networks: Iterable[Any]) -> Callable[..., Any]:
+    """What a forwarded request says of its client and scheme counts only if it comes from one of these networks."""
+    behind_proxy = ProxyFix(app, x_for=1, x_proto=1)
+
+    def choose(environ: dict[str, Any], start_response: Any) -> Any:
+        try:
+            peer = ipaddress.ip_address(environ.get("REMOTE_ADDR", ""))
+        except ValueError:
+            return app(environ, start_response)
+        return (behind_proxy if any(peer in network for network in networks) else app)(environ, start_response)
+
+    return choose
+
+
+def refuse_strangers() -> None:
+    """403 for a foreign Host (DNS rebinding) and for a foreign Origin (another site's page)."""
+    if not is_our_name(host_name(request.headers.get("Host", ""))):
+        abort(403, "This service does not answer to this name. The setting LLMSTREAM_HOSTS can allow it.")
+    origin = request.headers.get("Origin")
+    if origin is not None and origin != f"{request.scheme}://{request.headers['Host']}":
+        abort(403, "Requests from the pages of other sites are refused.")
+
+
+def is_our_name(name: str) -> bool:
+    """A name of this machine, the address we listen on, one that a setting allows; where we listen on all, any address."""
+    host, allowed = current_app.config["HOST"], current_app.config["LLMSTREAM_HOSTS"]
+    if name in {*LOOPBACK, *allowed, bracketed(host)}:
+        return True
+    listens_everywhere = host != "localhost" and ipaddress.ip_address(host).is_unspecified
+    return listens_everywhere and not allowed and (is_address(name) or name == socket.gethostname().lower())
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, without the port; empty if it is not a host at all."""
+    try:
+        parts = urlsplit(f"//{host}")
+        return bracketed(parts.hostname or "") if parts.netloc == host and "@" not in host and parts.port != 0 else ""
+    except ValueError:
+        return ""
+
+
+def bracketed(name: str) -> str:
+    return f"[{name}]" if ":" in name else name
+
+
+def is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name.strip("[]")))
+    except ValueError:
+        return False
+
+
+def was_forwarded() -> bool:
+    names = [name for name, _ in request.headers]
+    return any(name == "Forwarded" or name.startswith("X-Forwarded-") for name in names)
+
+
+def received_body() -> bytes:
+    """The whole body of the request, in time. Aborts with 400, 408 or 413."""
+    try:
+        with gevent.Timeout(BODY_S):
+            body = request.get_data()
+    except gevent.Timeout:
+        abort(408, f"The body did not come within {BODY_S} s.")
+    except HTTPException:
+        raise
+    except Exception as error:  # gunicorn's own kinds, and a connection that broke: the sender's fault, whatever it is
+        abort(400, f"The body could not be read: {type(error).__name__}.")
+    if len(body) > current_app.config["LLMSTREAM_MAX_BODY_BYTES"]:
+        abort(413)
+    if len(body) < (request.content_length or 0):
+        abort(400, "The body is shorter than its Content-Length says.")
+    return body
+
+
+def add_headers(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
