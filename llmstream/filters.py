@@ -199,9 +199,10 @@ class Filter:
                 return Page(ids, bottom, True)
         return Page(ids, None)
 
-    def after(self, limit: int, after: int = 0) -> list[int]:
-        """The oldest `limit` ids above `after`, ascending."""
+    def after(self, limit: int, after: int = 0, upto: int = BIGGEST_ID - 1) -> list[int]:
+        """The oldest `limit` ids above `after` up to `upto`, ascending."""
         low, high = self.reach
+        high = min(high, upto + 1)
         ids: list[int] = []
         for bottom, top in windows(max(low, after + 1), high, upwards=True):
             ids += db.session.scalars(self._in(bottom, top).order_by(Completion.id).limit(limit - len(ids)))
