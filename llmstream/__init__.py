@@ -14,6 +14,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     from . import accounts, auth, chat, cli, config, demo, errors, history, queue, review, stream, visible  # noqa: F401  (accounts: tables)
     from .extensions import db, engine_options, migrate
     from .generation import Generation
+    from .search import Indexer
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger(__name__).setLevel(logging.INFO)
@@ -27,6 +28,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     migrate.init_app(app, db)
     with app.app_context():
         app.extensions["generation"] = Generation(db.engine, app.config)
+        app.extensions["indexer"] = Indexer(db.engine, app.extensions["generation"].recorder.me)
 
     errors.init_app(app)
     auth.init_app(app)
