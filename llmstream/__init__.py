@@ -11,7 +11,7 @@ from flask import Flask
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     """The application, configured by environment variables. Raises config.ConfigError with a sentence that says what to do."""
-    from . import accounts, auth, chat, cli, config, demo, errors, history, queue, review, stream, visible  # noqa: F401  (accounts: tables)
+    from . import accounts, auth, chat, cli, config, demo, errors, export, history, queue, review, stream, visible  # noqa: F401  (accounts: tables)
     from .extensions import db, engine_options, migrate
     from .generation import Generation
     from .search import Indexer
@@ -37,6 +37,6 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     app.cli.add_command(cli.backup)
     app.cli.add_command(demo.command)
 
-    for feature in (chat, history, queue, review, stream):
+    for feature in (chat, export, history, queue, review, stream):
         app.register_blueprint(feature.bp)
     return app
