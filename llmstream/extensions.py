@@ -215,7 +215,7 @@ def _take_lock(connection: Connection) -> None:
 
     SQLite's own wait sleeps for longer and longer, and so lost to busier writers for half a second; look often instead.
     """
-    driver = connection.connection.driver_connection
+    driver: Any = connection.connection.driver_connection
     give_up = time.monotonic() + LOCK_WAIT_S
     while time.monotonic() < give_up:
         try:
