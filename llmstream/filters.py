@@ -31,6 +31,7 @@ WINDOW_S = 0.02  # windows grow until one takes about so long
 SKEW = 1000  # ids follow created_at but for some that were begun at the same moment
 STATUSES = ["in_progress", "completed", "failed", "incomplete", "cancelled"]
 LABELS = {"from": "From", "to": "Until", "q": "Text", "min_duration_ms": "At least ms", "max_duration_ms": "At most ms"}
+VALUES = {"in_progress": "being written", "cancelled": "stopped", "none": "not rated"}  # as the pages call them
 
 
 class Moment(fields.Field[datetime]):
@@ -138,7 +139,7 @@ class Filter:
         return [
             Word(
                 LABELS.get(name, name.capitalize().replace("_id", "")),
-                value.replace("_", " ") if name in ("status",) else value,
+                VALUES.get(value, value) if name in ("status", "rating") else value,
                 self.query(**{name: [other for other in self.args.getlist(name) if other != value]}),
             )
             for name in NAMES
