@@ -95,6 +95,7 @@ def post_worker_init(worker: Any) -> None:
     assert not waiting or waiting.wait is not getattr(waiting, "wait_c", 0), "psycopg was imported before patch_all()"
     worker.wsgi.extensions["generation"].begin_work()
     worker.wsgi.extensions["indexer"].start()
+    worker.wsgi.extensions["retention"].start()
     worker.log.error_log.addFilter(lambda record: not is_stopped_reader(record))
     drainer = gevent.spawn(drain_when_told, worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the master, too, and it tells us

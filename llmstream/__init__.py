@@ -11,7 +11,7 @@ from flask import Flask
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     """The application, configured by environment variables. Raises config.ConfigError with a sentence that says what to do."""
-    from . import accounts, auth, chat, cli, config, demo, errors, export, history, queue, review, stream, visible  # noqa: F401  (accounts: tables)
+    from . import auth, chat, cli, config, deletion, demo, errors, export, history, queue, review, stream, visible
     from .extensions import db, engine_options, migrate
     from .generation import Generation
     from .search import Indexer
@@ -30,13 +30,15 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         app.extensions["generation"] = Generation(db.engine, app.config)
         app.extensions["indexer"] = Indexer(db.engine, app.extensions["generation"].recorder.me)
 
+    app.extensions["retention"] = deletion.Retention(app, app.config["LLMSTREAM_RETENTION_DAYS"])
     errors.init_app(app)
     auth.init_app(app)
     app.add_template_filter(visible.visible)
     app.cli.add_command(cli.prepare)
     app.cli.add_command(cli.backup)
     app.cli.add_command(demo.command)
+    app.cli.add_command(deletion.command)
 
-    for feature in (chat, export, history, queue, review, stream):
+    for feature in (chat, deletion, export, history, queue, review, stream):
         app.register_blueprint(feature.bp)
     return app

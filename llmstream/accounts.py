@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from flask import request
 from sqlalchemy import Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from .auth import reviewer
 from .extensions import db
 from .models import KEEP_IDS, Json, moment, now, primary_key, reference
 
@@ -59,3 +61,9 @@ class Audit(db.Model):  # type: ignore[name-defined]
     remote_addr: Mapped[str | None] = mapped_column(Text)
     details: Mapped[dict[str, Any] | None] = mapped_column(Json)
     __table_args__ = (KEEP_IDS,)
+
+
+def audit(action: str, target: str, details: dict[str, Any]) -> None:
+    """Write down who does this, before it is done."""
+    db.session.add(Audit(actor=reviewer(), action=action, target=target, remote_addr=request.remote_addr, details=details))
+    db.session.commit()

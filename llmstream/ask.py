@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import gevent
 from flask import abort, current_app, request
 from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
 from werkzeug.exceptions import HTTPException
 
 from .context import context_for
@@ -89,6 +90,8 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
         return Asked(generation().start(row, messages, row["parameters"]), True)
     except NotStored:
         raise not_stored() from None
+    except IntegrityError:
+        abort(404, "The conversation was deleted meanwhile, so the model was not asked. Nothing was kept.")
     except Taken as taken:
         if taken.existing is None:
             raise conversation_busy() from None

@@ -165,6 +165,7 @@ SETTINGS = [
     Setting("LLMSTREAM_IDLE_TIMEOUT_S", "30", _seconds),
     Setting("LLMSTREAM_TOTAL_TIMEOUT_S", "600", _seconds),
     Setting("LLMSTREAM_READER_TIMEOUT_S", "15", _seconds),
+    Setting("LLMSTREAM_RETENTION_DAYS", "", _whole(1, 36500)),
     Setting("LLMSTREAM_MAX_BODY_BYTES", "262144", _whole(1024, 2**30)),
     Setting("LLMSTREAM_MAX_ANSWER_BYTES", "4194304", _whole(1024, 2**30)),
 ]

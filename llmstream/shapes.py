@@ -100,9 +100,8 @@ def as_preferences(ids: list[int]) -> Iterator[str]:
 
 def corrections_of(ids: list[int]) -> dict[int, str]:
     """The newest correction of each that has one."""
-    given = Review.correction.is_not(None), Review.correction != ""
-    query = select(Review.completion_id, Review.correction).where(Review.completion_id.in_(ids), *given)
-    return {completion_id: correction for completion_id, correction in db.session.execute(query.order_by(Review.id)).all()}
+    query = select(Review.completion_id, Review.correction).where(Review.completion_id.in_(ids), Review.correction.is_not(None))
+    return {completion_id: text for completion_id, text in db.session.execute(query.order_by(Review.id)).all() if text}
 
 
 def asked(ids: list[int], corrections: dict[int, str]) -> Iterator[tuple[Completion, str | None, list[dict[str, str]]]]:
