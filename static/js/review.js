@@ -1,4 +1,5 @@
 // The queue: judges with single keys, and shows the next answer without loading the page anew. Without this script its forms do the same.
+import { enableJudging, isUnchanged } from "./judge.js";
 import { keys } from "./keys.js";
 import { MarkdownView } from "./markdown.js";
 import { announce, enableCopy, localiseTimes } from "./page.js";
@@ -17,25 +18,14 @@ function show() {
   const box = part("answer");
   answer = box?.textContent ?? "";
   if (answer) new MarkdownView(box).finish(answer);
-  part("correction")?.addEventListener("toggle", beginCorrection);
-  part("judge-form")?.addEventListener("formdata", dropUnchanged);
+  enableJudging(main, () => answer);
   restoreDraft();
-}
-
-// A correction begins as the answer itself.
-function beginCorrection() {
-  const box = part("correction").querySelector("textarea");
-  if (!box.value && new Blob([answer]).size <= 65536) box.value = answer;
-}
-
-function dropUnchanged({ formData }) {
-  if (formData.get("correction")?.replace(/\r\n/g, "\n") === answer) formData.set("correction", "");
 }
 
 function keepDraft() {
   const form = part("judge-form");
   const typed = form ? FIELDS.map((name) => form.elements[name].value) : [];
-  if (typed[2] === answer) typed[2] = "";
+  if (form && isUnchanged(form.elements.correction, answer)) typed[2] = "";
   if (typed.some(Boolean)) drafts.set(part("review").dataset.completionId, typed);
 }
 
@@ -138,9 +128,6 @@ function openField(name) {
 addEventListener("popstate", () => turnTo(location.href, null, undefined, true));
 main.addEventListener("submit", onSubmit);
 main.addEventListener("click", onClick);
-main.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && event.target.id === "reason" && !event.isComposing) event.target.blur(); // now g or b
-});
 enableCopy(() => answer);
 keys({
   j: ["Next answer; this one is skipped", press('[data-part="next"]')],
