@@ -1,11 +1,14 @@
 """`q`: words, "phrases" and prefi*, the same on both databases; what is searchable, and when."""
+import time
 from collections.abc import Callable
 
 import pytest
+import sqlalchemy as sa
 
+from llmstream.words import mark
 from tests.client import Client, eventually
 from tests.exchange import Gate
-from tests.service import Database, Service, one_database
+from tests.service import Database, Service
 from tests.steps import answer, held
 from tests.upstream import Upstream
 
@@ -14,7 +17,7 @@ TEXTS = {
     "turned": "The brown quick dog jumps over NEAR the fox AND OR NOT",
     "code": "call foo_bar(x) from src/llm/stream.py: it costs 3.50 EUR or 20% 😀",
     "german": "Die Straße nach KÖLN",
-    "chinese": "我想退款，谢谢你的帮助",
+    "chinese": "我想退款。谢谢你的帮助",
     "japanese": "返金はいつ届きますか",
     "thai": "สวัสดีครับ ขอเงินคืน",
     "arabic": "مرحبا بالعالم كيف حالك",
@@ -49,7 +52,8 @@ def ids(client: Client) -> dict[str, int]:
     ("3.50", "code"), ("20%", "code"), ("😀", "code"), ("strasse", "german"), ("köln", "german"), ("koln", "german"),
     ("退款", "chinese"), ("款退", ""), ("退款 帮助", "chinese"), ("返金", "japanese"), ("いつ", "japanese"), ("เงิน", "thai"),
     ("بالعالم", "arabic"), ("دنيا", ""), ("दुनिया", "hindi"), ("after a very long word", "long"), ("x" * 64, "long"),
-    ("x" * 499, "long"), ("quoted", "quoted"), ("it's", "quoted"), ("caret : ^ minus -", "quoted"), ("(parens) {braces}", "quoted")])
+    ("x" * 499, "long"),
+    ("quoted", "quoted"), ("it's", "quoted"), ("caret : ^ minus -", "quoted"), ("(parens) {braces}", "quoted")])
 def test_words_phrases_and_prefixes_mean_the_same_on_both_databases(
         client: Client, ids: dict[str, int], q: str, found: str) -> None:
     ours = {completion_id: name for name, completion_id in ids.items()}
@@ -87,16 +91,15 @@ def test_what_is_deleted_is_not_found(client: Client, database: Database) -> Non
     stream = client.stream_text("Soon deleted: wolpertinger")
     stream.text()
     eventually(lambda: search(client, "wolpertinger"), 3, "finding it")
-    database.execute("DELETE FROM conversations WHERE id = :id", id=stream.conversation_id) if database.kind == "postgresql" else \
-        delete_with_keys(database, stream.conversation_id)
+    delete(database, stream.conversation_id)
     assert search(client, "wolpertinger") == []
 
 
-def delete_with_keys(database: Database, conversation_id: int) -> None:
-    with database.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA foreign_keys = ON")
-        connection.exec_driver_sql("DELETE FROM conversations WHERE id = ?", (conversation_id,))
-        connection.commit()
+def delete(database: Database, conversation_id: int) -> None:
+    with database.engine.begin() as connection:
+        if database.kind == "sqlite":
+            connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+        connection.execute(sa.text("DELETE FROM conversations WHERE id = :id"), {"id": conversation_id})
 
 
 def test_all_of_an_old_database_becomes_searchable(start: Callable[..., Service], new_database: Callable[[], Database]) -> None:
@@ -105,14 +108,28 @@ def test_all_of_an_old_database_becomes_searchable(start: Callable[..., Service]
     ids = [stream.completion_id for stream in made if stream.text()]
     eventually(lambda: len(search(service.client, "number")) == 60, 5)
     service.kill()
-    table = "completions_fts"
-    service.database.execute(f"DELETE FROM {table}")  # type: ignore[union-attr]
-    service.database.execute("DELETE FROM search_progress")  # type: ignore[union-attr]
+    assert service.database
+    service.database.execute("DELETE FROM completions_fts")
+    service.database.execute("DELETE FROM search_progress")
     again = start(service.database)
     eventually(lambda: search(again.client, "number") == ids[::-1], 20, "indexing again")
 
 
-@one_database
-def test_matches_are_marked_and_the_rest_stays_text(client: Client, ids: dict[str, int]) -> None:
-    page = client.page("/history?q=markercode+<b>").text
-    assert "<mark>" not in page or "<b>" not in page
+def test_matches_are_marked_in_the_list_and_stay_text(client: Client, upstream: Upstream) -> None:
+    stream = client.stream_text(upstream.script(*answer("filler " * 200 + "here <b>Brontë</b> & co. " + "filler " * 200)).prompt)
+    stream.text()
+    eventually(lambda: search(client, "bronte"), 3, "finding it")
+    page = client.page("/history?q=bronte").text
+    assert "here &lt;b&gt;<mark>Brontë</mark>&lt;/b&gt; &amp; co." in page
+
+
+def test_a_search_goes_with_other_filters(client: Client, ids: dict[str, int]) -> None:
+    assert search(client, "markerfox", status="completed") == [ids["fox"]]
+    assert search(client, "markerfox", status="failed") == []
+
+
+def test_a_long_answer_is_marked_at_once() -> None:
+    for text in ("ab " * 300_000, "x" * 300_000, "é" * 300_000, "- " * 300_000):
+        started = time.monotonic()
+        mark(text, '"ab abc" x* "ab ab ab ac" "x y"')
+        assert time.monotonic() - started < 0.25
