@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, render_template, request
+from flask import Blueprint, Response, redirect, render_template, request
 from sqlalchemy import select
 
 from .ask import OWNER, find
 from .errors import prefers_html
 from .filters import Filter, Page
-from .judgements import RECENT, Review, SavedView, Tag, most_frequent
-from .models import Completion, now
-from .schemas import CompletionSchema, PageSchema
+from .judgements import RECENT, Review, SavedView, Tag, judging, most_frequent
+from .models import Completion, now, turns
+from .reproduce import as_curl, as_program, same_call
+from .schemas import CompletionSchema, PageSchema, ViewSchema
 from .search import behind
+from .timeline import Timeline
 from .words import mark
 
 bp = Blueprint("history", __name__, url_prefix="/history")
-bp.add_app_template_filter(mark)
+for tool in (mark, as_curl, as_program):
+    bp.add_app_template_filter(tool)
 PAGE = ("limit", "before")
 
 
@@ -58,8 +61,21 @@ def around(chosen: Filter, found: Page) -> dict[str, Any]:
 
 @bp.get("/<int:completion_id>")
 def detail(completion_id: int) -> Any:
+    ViewSchema().load({"view": request.args["view"]} if "view" in request.args else {})
+    chosen = Filter.load(request.args, also=("view",))
     completion = find(Completion, completion_id)
     conversation = Completion.of_conversation(completion.conversation_id)
-    if prefers_html():
-        return render_template("completion.html", completion=completion, conversation=conversation)
-    return CompletionSchema().dump(completion) | {"conversation": [other.id for other in conversation]}
+    if not prefers_html():
+        return CompletionSchema().dump(completion) | {"conversation": [other.id for other in conversation]}
+    again = {"turns": turns(conversation), "call": same_call(completion, conversation), "timeline": Timeline.of(completion)}
+    here = {"completion": completion, "conversation": conversation, "query": chosen.query()}
+    return render_template("completion.html", **here, **again, **judging(completion_id))
+
+
+@bp.get("/<int:completion_id>/<any(older, newer):way>")
+def neighbour(completion_id: int, way: str) -> Any:
+    """The next one in the list that the reader came from; the list itself where that ends."""
+    chosen = Filter.load(request.args)
+    found = chosen.page(1, completion_id).ids if way == "older" else chosen.after(1, completion_id)
+    end = chosen.query(before=completion_id if way == "older" else None)
+    return redirect(f"/history/{found[0]}?{chosen.query()}" if found else f"/history?{end}", 303)
