@@ -93,8 +93,9 @@ def post_worker_init(worker: Any) -> None:
     global drainer
     waiting = sys.modules.get("psycopg.waiting")
     assert not waiting or waiting.wait is not getattr(waiting, "wait_c", 0), "psycopg was imported before patch_all()"
-    for part in ("generation", "watch"):
-        worker.wsgi.extensions[part].begin_work()
+    worker.wsgi.extensions["generation"].begin_work()
+    for part in ("indexer", "retention", "watch"):
+        worker.wsgi.extensions[part].start()
     worker.log.error_log.addFilter(lambda record: not is_stopped_reader(record))
     drainer = gevent.spawn(drain_when_told, worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the master, too, and it tells us

@@ -11,9 +11,30 @@ from flask import Flask
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     """The application, configured by environment variables. Raises config.ConfigError with a sentence that says what to do."""
-    from . import auth, chat, cli, config, credentials, demo, errors, gate, history, identity, login, review, stream, visible
+    from . import (
+        auth,
+        chat,
+        cli,
+        compare,
+        config,
+        credentials,
+        deletion,
+        demo,
+        errors,
+        export,
+        gate,
+        history,
+        identity,
+        login,
+        queue,
+        review,
+        stream,
+        views,
+        visible,
+    )
     from .extensions import db, engine_options, migrate
     from .generation import Generation
+    from .search import Indexer
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger(__name__).setLevel(logging.INFO)
@@ -28,16 +49,19 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     migrate.init_app(app, db)
     with app.app_context():
         app.extensions["generation"] = Generation(db.engine, app.config)
+        app.extensions["indexer"] = Indexer(db.engine, app.extensions["generation"].recorder.me)
 
+    app.extensions["retention"] = deletion.Retention(app, app.config["LLMSTREAM_RETENTION_DAYS"])
     for step in (errors, gate, auth, identity):
         step.init_app(app)
     app.add_template_filter(visible.visible)
     app.cli.add_command(cli.prepare)
     app.cli.add_command(cli.backup)
     app.cli.add_command(demo.command)
+    app.cli.add_command(deletion.command)
 
     for group in (credentials.user, credentials.key):
         app.cli.add_command(group)
-    for feature in (chat, history, login, review, stream):
+    for feature in (chat, deletion, export, compare, history, login, queue, review, stream, views):
         app.register_blueprint(feature.bp)
     return app

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, NamedTuple
 
-from flask import g
-from sqlalchemy import ColumnElement, true
+from flask import g, has_request_context
 
 ASK, READ, JUDGE, EXPORT, ADMIN = "ask", "read", "judge", "export", "admin"
 ROLES = {
@@ -37,6 +36,28 @@ RULES = {
     "stream.stop": ASK,
     "history.index": READ,
     "history.detail": READ,
+    "history.neighbour": READ,
+    "compare.compare": READ,
+    "compare.again": ASK,
+    "views.index": READ,
+    "views.save": READ,
+    "views.remove": READ,
+    "views.remove_by_form": READ,
+    "review.list_reviews": READ,
+    "review.add_review": READ,  # a user's own thumb; a reviewer's word needs JUDGE
+    "review.change_tags": JUDGE,
+    "review.put_tag": JUDGE,
+    "review.delete_tag": JUDGE,
+    "review.name_reviewer": JUDGE,
+    "queue.index": JUDGE,
+    "queue.renew": JUDGE,
+    "stats.index": JUDGE,
+    "export.page": EXPORT,
+    "export.download": EXPORT,
+    "deletion.page": ADMIN,
+    "deletion.confirmed": ADMIN,
+    "deletion.one": ADMIN,
+    "deletion.conversation": ADMIN,
 }
 
 
@@ -76,13 +97,13 @@ def may(permission: str) -> bool:
 
 
 def is_mine(row: Any) -> bool:
-    """Whether the actor may see this row (something with an `owner`)."""
-    return actor().sees_all or row.owner == actor().name
+    """Whether the actor may see this row. One without an `owner` is anybody's who has found the way to it."""
+    return actor().sees_all or getattr(row, "owner", actor().name) == actor().name
 
 
-def mine(owner: Any) -> ColumnElement[bool]:
-    """The condition on a column `owner` that leaves the rows that the actor may see."""
-    return true() if actor().sees_all else owner == actor().name
+def only() -> str | None:
+    """Whose rows alone the actor may see; None: everybody's. Work that is no request sees everything."""
+    return None if not has_request_context() or actor().sees_all else actor().name
 
 
 def fingerprint(secret: str) -> str:

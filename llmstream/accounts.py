@@ -178,12 +178,13 @@ class Audit(db.Model):  # type: ignore[name-defined]
     __table_args__ = (KEEP_IDS,)
 
 
-def audit(action: str, target: str | None = None, name: str | None = None, **details: Any) -> None:
-    """Add a line to the trail, in the transaction of what it tells of. `name` where the actor is not known yet."""
+def audit(action: str, target: str, details: dict[str, Any] | None = None, name: str | None = None) -> None:
+    """Write down who does this, and commit, with whatever else the session holds. `name` where the actor is not known yet."""
     asked = has_request_context()
     who = name or (actor().name if asked else "command line")
     where = request.remote_addr if asked else None
-    db.session.add(Audit(actor=who, action=action, target=target, remote_addr=where, details=details or None))
+    db.session.add(Audit(actor=who, action=action, target=target, remote_addr=where, details=details))
+    db.session.commit()
 
 
 def disable(user: User, is_disabled: bool = True) -> None:

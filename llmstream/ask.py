@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import gevent
 from flask import abort, current_app, request
 from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
 
 from .access import actor, is_mine
 from .context import context_for
@@ -75,6 +76,8 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
         raise not_stored() from None
     except Exceeded as no:
         raise too_many(str(no), no.retry_after) from None
+    except IntegrityError:
+        abort(404, "The conversation was deleted meanwhile, so the model was not asked. Nothing was kept.")
     except Taken as taken:
         if taken.existing is None:
             raise conversation_busy() from None

@@ -16,7 +16,7 @@ from flask_login import LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect, generate_csrf
 from markupsafe import Markup
 from sqlalchemy.exc import SQLAlchemyError
-from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.datastructures import ImmutableMultiDict, WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
 from .access import ANYBODY, LOCAL, PUBLIC, RULES, Actor, may
@@ -115,6 +115,8 @@ def check_form() -> None:
         csrf.protect()
     except CSRFError:
         abort(400, "This form is too old, or not from this site. Nothing was changed. Load the page again and send it once more.")
+    fields = [(name, value) for name, value in request.form.items(multi=True) if name != "csrf_token"]
+    request.__dict__["form"] = ImmutableMultiDict(fields)  # so that no route has to know of the token
 
 
 def csrf_field() -> str:

@@ -16,6 +16,7 @@ from .delivery import STREAM_HEADERS, bound_slow_reader, noted, while_there
 from .endings import Ending
 from .errors import Unprocessable
 from .generation import tail
+from .judgements import Review
 from .models import Completion, Conversation, db, turns
 from .schemas import BIGGEST_ID, Digits, KeySchema, PromptSchema
 
@@ -71,6 +72,7 @@ def context(conversation_id: int | None, **more: Any) -> dict[str, Any]:
     return {
         "conversation": find(Conversation, conversation_id) if conversation_id else None,
         "turns": turns(completions),
+        "thumbs": Review.thumbs([completion.id for completion in completions]),
         "conversations": Conversation.recent(50),
         "models": current_app.config["LLMSTREAM_MODELS"],
         **more,

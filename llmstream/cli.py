@@ -35,7 +35,7 @@ def prepare() -> None:
     host = current_app.config["HOST"]
     if not is_loopback(host) and not User.anybody():
         make = "flask --app wsgi user add NAME --role admin"
-        fail(f"HOST={host} opens the service to other machines, and there is no user yet: make one with `{make}`, then start again.")
+        fail(f"HOST={host} opens the service to other machines, and there is no user yet: make one by `{make}`, and start again.")
 
 
 @click.command()

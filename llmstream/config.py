@@ -219,6 +219,7 @@ SETTINGS = [
     Setting("LLMSTREAM_REQUESTS_PER_MINUTE", "120", _whole(1, 1_000_000)),
     Setting("LLMSTREAM_STREAMS_AT_ONCE", "50", _whole(1, 100_000)),
     Setting("LLMSTREAM_BYTES_PER_DAY", "1000000000", _whole(1, 2**50)),
+    Setting("LLMSTREAM_RETENTION_DAYS", "", _whole(1, 36500)),
     Setting("LLMSTREAM_MAX_BODY_BYTES", "262144", _whole(1024, 2**30)),
     Setting("LLMSTREAM_MAX_ANSWER_BYTES", "4194304", _whole(1024, 2**30)),
 ]

@@ -34,8 +34,7 @@ def add_user(name: str, role: str, no_password: bool, password_stdin: bool) -> N
     if not no_password:
         made.set_password(asked(password_stdin))
     db.session.add(made)
-    audit("user added", name, role=role)
-    db.session.commit()
+    audit("user added", name, {"role": role})
     click.echo(f"{name} may come in as {role}.")
 
 
@@ -54,8 +53,7 @@ def change_user(name: str, role: str | None, is_disabled: bool | None, new_passw
     if new_password:
         who.set_password(asked(password_stdin))
     revoke_sessions(who)
-    audit("user changed", name, role=who.role, disabled=bool(who.disabled_at), password=new_password)
-    db.session.commit()
+    audit("user changed", name, {"role": who.role, "disabled": bool(who.disabled_at), "password": new_password})
     click.echo(f"{name} is {who.role}{' and may not come in' if who.disabled_at else ''}. Browsers have to log in again.")
 
 
@@ -76,8 +74,7 @@ def add_key(name: str, user_name: str, scopes: str | None, days: int | None) -> 
     given = {"name": name, "user": user_name, "scopes": scopes.split(",") if scopes else None, "days": days}
     made = loaded(NewKeySchema(), {field: value for field, value in given.items() if value is not None})
     row, secret = ApiKey.make(known(user_name), name, made.get("scopes"), made.get("days"))
-    audit("key added", name, user=user_name)
-    db.session.commit()
+    audit("key added", name, {"user": user_name})
     click.echo(f"Key {row.id}, shown only now:", err=True)
     click.echo(secret)
 
@@ -90,8 +87,7 @@ def revoke_key(key_id: int) -> None:
     if not found:
         raise click.ClickException(f"There is no key {key_id}.")
     found.revoked_at = found.revoked_at or now()
-    audit("key revoked", found.name, id=key_id)
-    db.session.commit()
+    audit("key revoked", found.name, {"id": key_id})
     click.echo(f"Key {key_id} ({found.name}) is revoked.")
 
 

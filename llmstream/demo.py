@@ -25,8 +25,7 @@ from .judgements import Review, SavedView, Tag
 from .models import Chunk, Completion, Conversation, now
 
 TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-SILENT = {"upstream_unreachable", "model_restarting", "upstream_auth", "upstream_rate_limited", "context_length_exceeded",
-          "not_started", "storage_rejected"}  # fmt: skip  # errors that come before any text
+SILENT = {*list(ENDINGS)[:5], "not_started", "storage_rejected"}  # they come before any text
 OUTCOMES = {**{f"ok {reason}": share for reason, share in (("stop", 1800), ("length", 55), ("content_filter", 12), ("None", 9))},
             **dict.fromkeys(ENDINGS, 6), "cancelled": 70, "upstream_timeout": 25, "worker_lost": 20}  # fmt: skip
 UNKNOWN_YET = ("reason", "error_type", "finish_reason", "response_model", "input_tokens", "output_tokens", "duration_ms",
@@ -119,7 +118,7 @@ class Writer:
         words = {name: choose(values) for name, values in TEXTS["slots"].items()}
         client, model = TEXTS["clients"][self.one_of("clients")], self.one_of("models")
         same = {"talk": talk, "request_model": model, "tags": topic["tags"], "system": None, "client_name": None, **client}
-        same.pop("share")
+        del same["share"]
         if client["source"] == "api" and self.random.random() < 0.6:
             same["system"] = choose(TEXTS["systems"])
         followed = self.random.sample(topic["then"], self.random.choices(range(4), [55, 25, 14, 6])[0] % (len(topic["then"]) + 1))

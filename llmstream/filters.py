@@ -19,6 +19,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from sqlalchemy import ColumnElement, func, select
 from werkzeug.datastructures import MultiDict
 
+from .access import only
 from .extensions import db
 from .judgements import Review, Tag
 from .models import Completion
@@ -31,6 +32,7 @@ WINDOW_S = 0.02  # windows grow until one takes about so long
 SKEW = 1000  # ids follow created_at but for some that were begun at the same moment
 STATUSES = ["in_progress", "completed", "failed", "incomplete", "cancelled"]
 LABELS = {"from": "From", "to": "Until", "q": "Text", "min_duration_ms": "At least ms", "max_duration_ms": "At most ms"}
+VALUES = {"in_progress": "being written", "cancelled": "stopped", "none": "not rated"}  # as the pages call them
 
 
 class Moment(fields.Field[datetime]):
@@ -108,6 +110,7 @@ class Filter:
 
     args: MultiDict[str, str]
     values: dict[str, Any]
+    only: str | None = None  # whose rows alone may be seen; no parameter says it
 
     @classmethod
     def load(cls, args: MultiDict[str, str], also: Sequence[str] = ()) -> Filter:
@@ -120,7 +123,7 @@ class Filter:
         lists = {name for name, field in schema.fields.items() if isinstance(field, fields.List)}
         if twice := [name for name in given if name not in lists and len(given.getlist(name)) > 1]:
             raise ValidationError({name: ["Can be given once only."] for name in twice})
-        return cls(given, schema.load({name: given.getlist(name) if name in lists else given[name] for name in given}))
+        return cls(given, schema.load({name: given.getlist(name) if name in lists else given[name] for name in given}), only())
 
     # As a URL
 
@@ -138,7 +141,7 @@ class Filter:
         return [
             Word(
                 LABELS.get(name, name.capitalize().replace("_id", "")),
-                value.replace("_", " ") if name in ("status",) else value,
+                VALUES.get(value, value) if name in ("status", "rating") else value,
                 self.query(**{name: [other for other in self.args.getlist(name) if other != value]}),
             )
             for name in NAMES
@@ -149,7 +152,7 @@ class Filter:
 
     def conditions(self, low: int = 0, high: int = BIGGEST_ID) -> list[ColumnElement[bool]]:
         """Conditions on the columns of Completion; those that ask other tables look only from `low` to below `high`."""
-        made: list[ColumnElement[bool]] = []
+        made: list[ColumnElement[bool]] = [Completion.owner == self.only] if self.only is not None else []
         for name, value in self.values.items():
             made += self._condition(name, value, low, high)
         return made
@@ -199,9 +202,10 @@ class Filter:
                 return Page(ids, bottom, True)
         return Page(ids, None)
 
-    def after(self, limit: int, after: int = 0) -> list[int]:
-        """The oldest `limit` ids above `after`, ascending."""
+    def after(self, limit: int, after: int = 0, upto: int = BIGGEST_ID - 1) -> list[int]:
+        """The oldest `limit` ids above `after` up to `upto`, ascending."""
         low, high = self.reach
+        high = min(high, upto + 1)
         ids: list[int] = []
         for bottom, top in windows(max(low, after + 1), high, upwards=True):
             ids += db.session.scalars(self._in(bottom, top).order_by(Completion.id).limit(limit - len(ids)))

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, render_template, request
+from flask import Blueprint, Response, redirect, render_template, request
+from sqlalchemy import select
 
+from .access import actor
 from .ask import find
 from .errors import prefers_html
-from .filters import Filter
-from .models import Completion
-from .schemas import CompletionSchema, PageSchema
+from .filters import Filter, Page
+from .judgements import RECENT, Review, SavedView, Tag, judging, most_frequent
+from .models import Completion, now, turns
+from .reproduce import as_curl, as_program, same_call
+from .schemas import CompletionSchema, PageSchema, ViewSchema
+from .search import behind
+from .timeline import Timeline
 from .words import mark
 
 bp = Blueprint("history", __name__, url_prefix="/history")
-bp.add_app_template_filter(mark)
+for tool in (mark, as_curl, as_program):
+    bp.add_app_template_filter(tool)
 PAGE = ("limit", "before")
 
 
@@ -31,16 +38,45 @@ def index() -> Any:
     found = chosen.page(page["limit"], page.get("before"))
     completions = Completion.among(found.ids)
     if prefers_html():
-        return render_template(
-            "history.html", filter=chosen, found=found, completions=completions, next_before=found.next_before, **page
-        )
+        shown = {"completions": completions, "next_before": found.next_before, **page, **around(chosen, found)}
+        return render_template("history.html", filter=chosen, found=found, **shown)
     return {"data": CompletionSchema(many=True).dump(completions), "next_before": found.next_before}
+
+
+def around(chosen: Filter, found: Page) -> dict[str, Any]:
+    """What the page shows beside the rows: views, what can be chosen, what people said, how far the search has come."""
+    recent = select(Completion.request_model, Completion.owner).order_by(Completion.id.desc()).limit(RECENT).subquery()
+    return {
+        "views": SavedView.of(actor().name),
+        "models": most_frequent(recent.c.request_model, 20),
+        "owners": most_frequent(recent.c.owner, 20),
+        "tags": Tag.usual(),
+        "reasons": Review.usual_reasons(),
+        "tags_of": Tag.among(found.ids),
+        "thumbs": Review.thumbs(found.ids),
+        "today": now().date(),
+        "is_indexed": "q" not in chosen.values or not behind(),
+        "looked_back_to": Completion.begun_after(found.next_before) if found.is_short else None,
+    }
 
 
 @bp.get("/<int:completion_id>")
 def detail(completion_id: int) -> Any:
+    ViewSchema().load({"view": request.args["view"]} if "view" in request.args else {})
+    chosen = Filter.load(request.args, also=("view",))
     completion = find(Completion, completion_id)
     conversation = Completion.of_conversation(completion.conversation_id)
-    if prefers_html():
-        return render_template("completion.html", completion=completion, conversation=conversation)
-    return CompletionSchema().dump(completion) | {"conversation": [other.id for other in conversation]}
+    if not prefers_html():
+        return CompletionSchema().dump(completion) | {"conversation": [other.id for other in conversation]}
+    again = {"turns": turns(conversation), "call": same_call(completion, conversation), "timeline": Timeline.of(completion)}
+    here = {"completion": completion, "conversation": conversation, "query": chosen.query()}
+    return render_template("completion.html", **here, **again, **judging(completion_id))
+
+
+@bp.get("/<int:completion_id>/<any(older, newer):way>")
+def neighbour(completion_id: int, way: str) -> Any:
+    """The next one in the list that the reader came from; the list itself where that ends."""
+    chosen = Filter.load(request.args)
+    found = chosen.page(1, completion_id).ids if way == "older" else chosen.after(1, completion_id)
+    end = chosen.query(before=completion_id if way == "older" else None)
+    return redirect(f"/history/{found[0]}?{chosen.query()}" if found else f"/history?{end}", 303)

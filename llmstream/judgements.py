@@ -46,6 +46,12 @@ class Review(db.Model):  # type: ignore[name-defined]
         return db.session.scalars(query.where(cls.id < before) if before else query).all()
 
     @classmethod
+    def thumbs(cls, completion_ids: Sequence[int]) -> dict[int, str | None]:
+        """The newest thumb of a user on each of these that has one."""
+        query = select(cls.completion_id, cls.rating).where(cls.completion_id.in_(completion_ids), cls.role == "user")
+        return {row.completion_id: row.rating for row in db.session.execute(query.order_by(cls.id))}
+
+    @classmethod
     def usual_reasons(cls, limit: int = 12) -> list[str]:
         """Suggestions: the reasons given most often of late, then some that nobody has used yet."""
         recent = select(cls.reason).order_by(cls.id.desc()).limit(RECENT).subquery()
@@ -65,6 +71,14 @@ class Tag(db.Model):  # type: ignore[name-defined]
         return db.session.scalars(select(cls).where(cls.completion_id == completion_id).order_by(cls.name)).all()
 
     @classmethod
+    def among(cls, completion_ids: Sequence[int]) -> dict[int, list[str]]:
+        """The tags of each of these that has some."""
+        found: dict[int, list[str]] = {}
+        for tag in db.session.scalars(select(cls).where(cls.completion_id.in_(completion_ids)).order_by(cls.name)):
+            found.setdefault(tag.completion_id, []).append(tag.name)
+        return found
+
+    @classmethod
     def usual(cls, limit: int = 20) -> list[str]:
         recent = select(cls.name).order_by(cls.completion_id.desc()).limit(RECENT).subquery()
         return most_frequent(recent.c.name, limit)
@@ -80,6 +94,10 @@ class SavedView(db.Model):  # type: ignore[name-defined]
     query: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = moment(default=now)
     __table_args__ = (KEEP_IDS,)
+
+    @classmethod
+    def of(cls, owner: str) -> Sequence[SavedView]:
+        return db.session.scalars(select(cls).where(cls.owner == owner).order_by(cls.name, cls.id)).all()
 
 
 def most_frequent(column: Any, limit: int) -> list[str]:

@@ -142,6 +142,11 @@ class Completion(db.Model):  # type: ignore[name-defined]
         return db.session.scalars(select(cls).where(cls.id.in_(ids)).order_by(cls.id.desc())).all()
 
     @classmethod
+    def begun_after(cls, completion_id: int | None) -> datetime | None:
+        """When the first completion from this id on was begun."""
+        return db.session.scalar(select(cls.created_at).where(cls.id >= completion_id).order_by(cls.id).limit(1))
+
+    @classmethod
     def of_conversation(cls, conversation_id: int) -> Sequence[Completion]:
         query = select(cls).where(cls.conversation_id == conversation_id).order_by(cls.id)
         return db.session.scalars(query).all()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, redirect, request
+from flask import Blueprint, abort, redirect, request
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
-from .access import actor
+from .access import JUDGE, actor, may
 from .ask import find, json_object
 from .gate import received_body
 from .identity import call_reviewer, plain_name, reviewer
@@ -84,6 +84,9 @@ def add_review(completion_id: int) -> Any:
     given, then = sent('{"rating": "good"}')
     said = ReviewSchema().load(given)
     role = said.pop("role")
+    if role == "reviewer" and not may(JUDGE):
+        abort(403, f"To judge as a reviewer needs the permission to {JUDGE}. A thumb as the user (role: user) does not.")
+    find(Completion, completion_id)
     review_id, is_new = judge(completion_id, actor().name if role == "user" else reviewer(), role, said)
     return redirect(then, 303) if then else (dump(find(Review, review_id)), 201 if is_new else 200)
 

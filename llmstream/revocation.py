@@ -29,7 +29,7 @@ class Watch:
         self._visits: defaultdict[str, set[Any]] = defaultdict(set)
         self._greenlet: gevent.Greenlet | None = None
 
-    def begin_work(self) -> None:
+    def start(self) -> None:
         """Called in each worker, after the fork."""
         self._greenlet = self._greenlet or gevent.spawn(self._run)
 

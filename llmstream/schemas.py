@@ -99,6 +99,10 @@ class PageSchema(Schema):
     before = Digits(validate=validate.Range(1, BIGGEST_ID))
 
 
+class ViewSchema(Schema):
+    view = fields.String(validate=validate.OneOf(["rendered", "raw"]))
+
+
 def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

@@ -14,8 +14,8 @@ MARK = Markup('<bdi class="hidden-character" role="img" data-code="{}" title="{}
 MORE = MARK.format("…", name := f"{MOST_MARKS} hidden characters so far; those that follow have no mark", name, "")
 CR = Markup("&#13;")  # a parser of HTML would make it a line end
 SLICE = 32_768  # characters looked at before others have their turn
-# Joiners belong to the letters of some scripts and to emoji; elsewhere they are as hidden as the rest. A flag's own tags are passed
-# over. Runs of variation selectors, of tags and of any one character share a mark. static/js/visible.js has the same pattern.
+# Joiners belong to the letters of some scripts and to emoji; elsewhere they are as hidden as the rest. A flag's own tags are left
+# alone. Runs of variation selectors, of tags and of any one character share a mark. static/js/visible.js has the same pattern.
 JOINABLE = "\u0590-\u1fff\u2190-\u2bff\ua800-\uabff\ufb1d-\ufdff\ufe0f\ufe70-\ufefe\U00010800-\U00011fff\U0001f000-\U0001faff"
 ALWAYS = (
     "\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e"

@@ -16,11 +16,13 @@ import gevent
 from markupsafe import Markup, escape
 
 LONGEST = 64  # characters of a word that count
-INDEXED = 200_000  # characters of a text that are indexed
+SLICE = 10_000  # characters that are looked at in one go
+MARKED = 50_000  # characters of a text in which a match is looked for to show it
 _alone = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _emoji = "\u2600-\u27bf\U0001f000-\U0001faff"
 WORD = re.compile(f"[{_alone}]|[{_emoji}]|[^\\W_{_alone}{_emoji}]+")
 ALONE = re.compile(f"[{_alone}{_emoji}]")
+GAP = re.compile(r"\s")
 ACCENTS = re.compile("[\u0300-\u036f]+")
 TERM = re.compile(r'"([^"]*)"?(\*?)|([^\s"]+)')
 
@@ -40,7 +42,17 @@ def fold(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    return [word[:LONGEST] for word in WORD.findall(fold(text[:INDEXED]))]
+    return [word[:LONGEST] for word in WORD.findall(fold(text))]
+
+
+def slices(text: str) -> Iterator[str]:
+    """The text in pieces of which none takes long, with no word cut but one that is absurdly long."""
+    at = 0
+    while at < len(text):
+        gap = GAP.search(text, at + SLICE, at + SLICE + 1000)
+        end = gap.start() if gap else at + SLICE
+        yield text[at:end]
+        at = end
 
 
 def parse(query: str) -> list[Term]:
@@ -74,7 +86,7 @@ MARK, END = Markup("<mark>"), Markup("</mark>")
 
 def _first(text: str, terms: list[Term]) -> int:
     """Near which character the first match is: exact where folding keeps the length. In time that grows with the text only."""
-    folded = fold(text[:INDEXED])
+    folded = fold(text[:MARKED])
     found = (re.search(_pattern(term), folded) for term in terms)
     return min((match.start() for match in found if match), default=0)
 

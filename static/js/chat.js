@@ -2,6 +2,7 @@
 import { Answer, ConnectionLost } from "./answer.js";
 import { Follow } from "./follow.js";
 import { announce, enableCopy } from "./page.js";
+import { enableThumbs } from "./thumbs.js";
 import { Turn } from "./turn.js";
 
 const part = (name) => document.querySelector(`[data-part="${name}"]`);
@@ -22,6 +23,7 @@ function start() {
   stopButton.addEventListener("click", stop);
   document.addEventListener("submit", onRegenerate);
   document.addEventListener("click", onExample);
+  enableThumbs();
   enableCopy((_, button) => button.closest(".turn").turn.text);
   box.value ||= sessionStorage.getItem(UNSENT) ?? "";
   sessionStorage.removeItem(UNSENT);

@@ -1,34 +1,42 @@
-// The page of one completion: its answer rendered or raw, and live while it is being written.
+// The page of one completion: its answer rendered or raw, live while it is being written, and replayed afterwards.
 import { Answer } from "./answer.js";
+import { enableJudging } from "./judge.js";
+import { keys } from "./keys.js";
 import { MarkdownView } from "./markdown.js";
 import { announce, enableCopy, fetchPage, localiseTimes } from "./page.js";
+import { enableReplay } from "./replay.js";
+import { markHidden } from "./visible.js";
 
 const part = (name) => document.querySelector(`[data-part="${name}"]`);
 const completion = part("completion");
 const box = part("answer");
 const view = new MarkdownView(box);
 let text = box.textContent;
-let isRaw = false;
+let isRaw = box.classList.contains("raw");
 let timer = 0;
 
-function show(isWhole) {
+async function show(isWhole) {
   timer = 0;
   box.classList.toggle("raw", isRaw);
   if (isRaw) {
     box.classList.remove("rendered");
     box.textContent = text;
   } else if (isWhole) {
-    view.finish(text);
+    await view.finish(text);
   } else {
     view.update(text);
   }
+  if (isWhole) markHidden(box);
 }
 
-function onView({ target }) {
-  const button = target.closest("[data-view]");
-  if (!button) return;
-  isRaw = button.dataset.view === "raw";
-  for (const other of document.querySelectorAll("[data-view]")) other.setAttribute("aria-pressed", other === button);
+function onView(event) {
+  const link = event.target.closest("[data-view]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  isRaw = link.dataset.view === "raw";
+  for (const other of document.querySelectorAll("[data-view]")) other.toggleAttribute("aria-current", other === link);
+  link.setAttribute("aria-current", "true");
+  history.replaceState(null, "", link.href.split("#")[0]);
   view.clear();
   show(true);
 }
@@ -66,10 +74,37 @@ async function renewFacts() {
     const renewed = fresh.querySelector(`[data-refresh="${old.dataset.refresh}"]`);
     if (renewed) old.replaceWith(renewed);
   }
+  enableReplay(text);
+  enableJudging(document, () => text);
   completion.dataset.status = fresh.querySelector('[data-part="completion"]').dataset.status;
+}
+
+const press = (selector) => () => document.querySelector(selector)?.click();
+
+function openField(name) {
+  const field = document.getElementById(name);
+  if (!field) return;
+  if (field.closest("details")) field.closest("details").open = true;
+  field.focus();
 }
 
 enableCopy((kind) => (kind === "prompt" ? part("prompt").textContent : text));
 document.addEventListener("click", onView);
+keys({
+  j: ["Older completion", press('[data-go="older"]')],
+  k: ["Newer completion", press('[data-go="newer"]')],
+  v: ["Answer as shown, or raw", press("[data-view]:not([aria-current])")],
+  p: ["Replay, pause", press('[data-replay="toggle"]')],
+  g: ["Good", press('[name="rating"][value="good"]')],
+  b: ["Bad", press('[name="rating"][value="bad"]')],
+  r: ["Reason", () => openField("reason")],
+  n: ["Note", () => openField("note")],
+  c: ["Corrected answer", () => openField("correction")],
+  t: ["Tag", () => openField("tag")],
+  s: ["Save without a rating", press('[data-part="save"]')],
+  Escape: ["Leave a field, so that the keys work"],
+});
 if (text) show(true);
+enableJudging(document, () => text);
+if (completion.dataset.status !== "in_progress") enableReplay(text);
 if (completion.dataset.status === "in_progress") followLive();

@@ -138,10 +138,19 @@ export class Turn {
     this.part("note").replaceChildren(...(note ? [note] : []));
   }
 
+  // Another answer has no thumb yet.
+  #offerThumbs(address) {
+    const form = this.part("thumbs");
+    if (form.getAttribute("action") === address) return;
+    form.action = address;
+    for (const button of form.querySelectorAll("button")) button.setAttribute("aria-pressed", "false");
+  }
+
   #fillActions() {
     const id = this.completionId;
     this.part("actions").hidden = !id;
     this.part("details").href = `/history/${id}`;
+    this.#offerThumbs(`/history/${id}/reviews`);
     this.element.querySelector('[data-copy="answer"]').hidden = !this.text;
     for (const input of this.element.querySelectorAll('input[name="regenerate"]')) input.value = id;
     const versions = this.versions;

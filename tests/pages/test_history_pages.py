@@ -71,9 +71,9 @@ def test_one_completion_shows_all_about_it(page: Any, service: Service, client: 
     page.goto(f"{service.url}/history/{first.completion_id}")
     shown = page.locator('[data-part="answer"]')
     expect(shown.locator("strong")).to_have_text("Bold")
-    page.get_by_role("button", name="Raw").click()
+    page.get_by_role("link", name="Raw").click()
     expect(shown).to_have_text("**Bold** words")
-    page.get_by_role("button", name="Rendered").click()
+    page.get_by_role("link", name="As shown").click()
     expect(shown.locator("strong")).to_have_text("Bold")
     facts = page.locator(".facts")
     known = {"Temperature": "0.5", "Input tokens": "11", "Client": "python-requests", "Came through": "the API"}
@@ -82,8 +82,9 @@ def test_one_completion_shows_all_about_it(page: Any, service: Service, client: 
         expect(facts.locator(".fact", has=page.get_by_text(label, exact=True))).to_contain_text(value)
     empty = facts.locator("dd").evaluate_all("found => found.filter(dd => !dd.textContent.trim()).length")
     assert empty == 0, "what is empty says why"
-    expect(page.locator(".row")).to_have_count(2)
-    expect(page.locator(".row[aria-current]")).to_contain_text("This one")
+    expect(page.locator(".talk > li")).to_have_count(2)
+    expect(page.locator(".talk > li").last).to_contain_text("Second.")
+    expect(page.locator(".talk > li[aria-current]")).to_contain_text("This one")
 
 
 def test_a_live_one_is_shown_live_on_its_own_page(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
@@ -111,7 +112,8 @@ def test_one_that_is_not_whole_offers_to_be_tried_again(page: Any, service: Serv
     stream.rest()
     page.goto(f"{service.url}/history/{stream.completion_id}")
     expect(page.locator(".note")).to_contain_text("What came so far is kept.")
-    page.get_by_role("button", name="Try again").click()
-    expect(page.get_by_text("all of it")).to_be_visible()
+    page.get_by_role("button", name="Run again").click()
+    expect(page.locator(".pair .answer").last).to_contain_text("of it")
+    client.finished(client.history()["data"][0]["id"])
     row = client.history()["data"][0]
     assert (row["regenerated_from"], row["response"]) == (stream.completion_id, "all of it")

@@ -1,0 +1,100 @@
+"""`/review`: the answers of a filter that nobody has judged yet, one after the other, each for one reviewer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from flask import Blueprint, abort, render_template, request
+from marshmallow import Schema, ValidationError, validate
+from sqlalchemy import select
+from werkzeug.datastructures import MultiDict
+
+from .ask import find
+from .filters import Filter
+from .identity import browser
+from .judgements import Review, judging, keep, leave, take
+from .models import Completion, db, turns
+from .schemas import BIGGEST_ID, Digits
+
+bp = Blueprint("queue", __name__, url_prefix="/review")
+MANY = 10_000  # left to review: not counted any further
+ENDED = ["completed", "failed", "incomplete", "cancelled"]
+# on to what is older than `before`, or newer than `after`; or this very `completion`; `judged` is the one just done
+PLACE = ("before", "after", "completion", "judged")
+PlaceSchema = Schema.from_dict({name: Digits(validate=validate.Range(1, BIGGEST_ID)) for name in PLACE})
+
+
+class Place(NamedTuple):
+    """What to show: an answer, or none. `is_taken`: others read what there is. `look_on`: what is older was not looked at yet."""
+
+    completion_id: int | None
+    is_taken: bool = False
+    look_on: int | None = None
+
+
+@bp.get("")
+def index() -> str:
+    place = PlaceSchema().load({name: request.args[name] for name in PLACE if name in request.args})
+    given = MultiDict([(name, value) for name, value in request.args.items(multi=True) if name not in ("reviewed", *PLACE)])
+    waiting = Filter.load(unreviewed(given))
+    shown = look(waiting, place)
+    completion = find(Completion, shown.completion_id) if shown.completion_id else None
+    return render_template(
+        "review.html",
+        filter=Filter.load(given),
+        place=place,
+        shown=shown,
+        completion=completion,
+        left=waiting.count(MANY + 1),
+        many=MANY,
+        earlier=earlier_turns(completion) if completion else [],
+        last=next(iter(Review.of(place["judged"], 1)), None) if "judged" in place else None,
+        **(judging(completion.id) if completion else {}),
+    )
+
+
+def unreviewed(given: MultiDict[str, str]) -> MultiDict[str, str]:
+    """The same filter, of what has ended and no reviewer has judged."""
+    wanted, statuses = given.copy(), given.getlist("status")
+    if statuses == ["in_progress"]:
+        raise ValidationError("An answer that is being written cannot be judged yet.", "status")
+    wanted.setlist("status", [status for status in statuses or ENDED if status != "in_progress"])
+    wanted["reviewed"] = "no"
+    return wanted
+
+
+def look(waiting: Filter, place: dict[str, int]) -> Place:
+    """Find what to show next, and take it for this browser."""
+    me = browser()
+    if at := place.get("completion"):
+        return Place(at, is_taken=not keep(at, me))
+    if left := place.get("before") or place.get("after"):
+        leave(left, me)
+    if "after" in place:
+        newer = waiting.after(20, place["after"])
+        return Place(take(newer, me), is_taken=bool(newer))
+    before, is_taken = place.get("before"), False
+    for _ in range(5):
+        page = waiting.page(20, before)
+        if taken := take(page.ids, me):
+            return Place(taken)
+        before, is_taken = page.next_before, is_taken or bool(page.ids)
+        if not before:
+            break
+    return Place(None, is_taken, before)
+
+
+def earlier_turns(completion: Completion, limit: int = 20) -> Sequence[Completion]:
+    """What was said before in this conversation, oldest first: of each turn its newest answer."""
+    same = (Completion.conversation_id == completion.conversation_id) & (Completion.id < completion.id)
+    before = db.session.scalars(select(Completion).where(same).order_by(Completion.id.desc()).limit(limit)).all()
+    return [versions[-1] for versions in turns([*reversed(before), completion]) if completion not in versions]
+
+
+@bp.put("/<int:completion_id>/lock")
+def renew(completion_id: int) -> Any:
+    """A page that is open keeps its answer. 409 once another browser has it."""
+    if completion_id > BIGGEST_ID or not keep(completion_id, browser()):
+        abort(409, "Another reviewer reads this answer by now.")
+    return "", 204

@@ -1,0 +1,127 @@
+"""A completion as a line of an export: for a spreadsheet, for a program, and as an example to train with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import select
+
+from .context import latest_usable, message
+from .extensions import db
+from .judgements import Review, Tag
+from .models import Chunk, Completion, turns
+from .schemas import CompletionSchema, rfc3339
+
+FIELDS = [name for name in CompletionSchema().fields if name in Completion.__table__.c]
+REVIEW = ("id", "reviewer", "role", "rating", "reason", "note", "correction", "created_at")
+REVIEWED = {"reviewer": "reviewer", "reason": "review_reason", "note": "review_note", "correction": "correction"}
+HEADINGS = [*FIELDS, "tags", *REVIEWED.values()]
+# what a spreadsheet calculates, full width included, also behind what cannot be seen
+FORMULA = re.compile(r"[\t\r\n]|[\s\u200b-\u200f\u2060-\u2069\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+
+
+def rows(ids: list[int]) -> Iterator[dict[str, Any]]:
+    """As the API shows them, with their reviews and tags."""
+    reviews, tags = of_each(Review, [Review.completion_id, *(getattr(Review, name) for name in REVIEW)], ids), tags_of(ids)
+    columns = [Completion.__table__.c[name] for name in FIELDS]
+    for row in db.session.execute(select(*columns).where(Completion.id.in_(ids)).order_by(Completion.id)).all():
+        item = dict(zip(FIELDS, map(plain, row), strict=True))
+        if item["status"] == "in_progress":
+            item["response"] = Chunk.text_of(item["id"])
+        item["reviews"] = [dict(zip(REVIEW, map(plain, review[1:]), strict=True)) for review in reviews.get(item["id"], ())]
+        item["tags"] = tags.get(item["id"], [])
+        yield item
+
+
+def plain(value: Any) -> Any:
+    return rfc3339(value) if isinstance(value, datetime) else value
+
+
+def of_each(table: Any, columns: list[Any], ids: list[int]) -> dict[int, list[Any]]:
+    """Rows of another table by the completion that they are of; the first column is its id."""
+    found = db.session.execute(select(*columns).where(table.completion_id.in_(ids)).order_by(columns[0], columns[1])).all()
+    return {key: list(group) for key, group in groupby(found, lambda row: row[0])}
+
+
+def tags_of(ids: list[int]) -> dict[int, list[str]]:
+    return {key: [name for _, name in found] for key, found in of_each(Tag, [Tag.completion_id, Tag.name], ids).items()}
+
+
+def as_csv(ids: list[int]) -> Iterator[str]:
+    for row in rows(ids):
+        newest = [next((review[name] for review in reversed(row["reviews"]) if review[name]), None) for name in REVIEWED]
+        yield csv_line([*(row[name] for name in FIELDS), ", ".join(row["tags"]), *newest])
+
+
+def csv_line(values: list[Any]) -> str:
+    """RFC 4180. Text that a spreadsheet would calculate begins with an apostrophe."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow([cell(value) for value in values])
+    return line.getvalue()
+
+
+def cell(value: Any) -> Any:
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+    return f"'{text}" if isinstance(text, str) and FORMULA.match(text) else text
+
+
+def as_jsonl(ids: list[int]) -> Iterator[str]:
+    return map(json_line, rows(ids))
+
+
+def json_line(data: dict[str, Any]) -> str:
+    """One line for every reader: some take these three characters for the end of a line, too."""
+    line = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return line.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029") + "\n"
+
+
+def as_chat(ids: list[int]) -> Iterator[str]:
+    """OpenAI's format for fine-tuning. What was judged bad is no example, unless somebody wrote what is right."""
+    for completion, correction, prompt in asked(ids, corrections_of(ids)):
+        if correction or (completion.status == "completed" and completion.response and completion.rating != "bad"):
+            yield json_line({"messages": [*prompt, message("assistant", correction or completion.response)]})
+
+
+def as_preferences(ids: list[int]) -> Iterator[str]:
+    corrections = corrections_of(ids)
+    for completion, correction, prompt in asked(list(corrections), corrections):
+        if completion.response and correction and completion.response != correction:
+            answers = {"chosen": correction, "rejected": completion.response}
+            yield json_line({"prompt": prompt, **{name: [message("assistant", text)] for name, text in answers.items()}})
+
+
+def corrections_of(ids: list[int]) -> dict[int, str]:
+    """The newest correction of each that has one."""
+    query = select(Review.completion_id, Review.correction).where(Review.completion_id.in_(ids), Review.correction.is_not(None))
+    return {completion_id: text for completion_id, text in db.session.execute(query.order_by(Review.id)).all() if text}
+
+
+def asked(ids: list[int], corrections: dict[int, str]) -> Iterator[tuple[Completion, str | None, list[dict[str, str]]]]:
+    """Each finished completion with its correction and the messages that were sent for it."""
+    finished = Completion.id.in_(ids), Completion.status != "in_progress"
+    wanted = db.session.scalars(select(Completion).where(*finished).order_by(Completion.id)).all()
+    talks: dict[int, list[Completion]] = defaultdict(list)
+    earlier = Completion.conversation_id.in_({one.conversation_id for one in wanted}), Completion.id <= max(ids, default=0)
+    for other in db.session.scalars(select(Completion).where(*earlier).order_by(Completion.id)).all():
+        talks[other.conversation_id].append(other)
+    for completion in wanted:
+        yield completion, corrections.get(completion.id), sent_for(completion, talks[completion.conversation_id])
+
+
+def sent_for(completion: Completion, conversation: list[Completion]) -> list[dict[str, str]]:
+    """The messages that went to the model: the system message, the earlier turns as they then were, the prompt."""
+    if completion.messages:
+        return completion.messages
+    known = turns([other for other in conversation if other.id <= completion.id])
+    earlier = known[: next(place for place, versions in enumerate(known) if completion in versions)]
+    usable = [turn for versions in earlier if (turn := latest_usable(versions))][completion.dropped_turns :]
+    past = [part for turn in usable for part in (message("user", turn.prompt), message("assistant", turn.response))]
+    return [*([message("system", completion.system)] if completion.system else []), *past, message("user", completion.prompt)]
