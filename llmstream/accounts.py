@@ -23,7 +23,8 @@ from .schemas import storable
 
 A_NAME: list[Callable[[Any], Any]] = [
     storable,
-    validate.Regexp(r"[^\s\x00-\x1f](.{0,98}[^\s\x00-\x1f])?\Z", error="1 to 100 characters."),
+    validate.Regexp(r"\S(.{0,98}\S)?\Z", error="1 to 100 characters."),
+    validate.Predicate("isprintable", error="Only characters that can be seen."),
 ]
 SESSION_LASTS = timedelta(days=7)
 KEY_PREFIX = "llms_"  # so that scanners for leaked secrets can find one
@@ -178,13 +179,15 @@ class Audit(db.Model):  # type: ignore[name-defined]
     __table_args__ = (KEEP_IDS,)
 
 
-def audit(action: str, target: str, details: dict[str, Any] | None = None, name: str | None = None) -> None:
+def audit(action: str, target: str, details: dict[str, Any] | None = None, name: str | None = None) -> Audit:
     """Write down who does this, and commit, with whatever else the session holds. `name` where the actor is not known yet."""
     asked = has_request_context()
     who = name or (actor().name if asked else "command line")
     where = request.remote_addr if asked else None
-    db.session.add(Audit(actor=who, action=action, target=target, remote_addr=where, details=details))
+    line = Audit(actor=who, action=action, target=target, remote_addr=where, details=details)
+    db.session.add(line)
     db.session.commit()
+    return line
 
 
 def disable(user: User, is_disabled: bool = True) -> None:

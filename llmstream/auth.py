@@ -40,6 +40,7 @@ class Cookies(SecureCookieSessionInterface):
 
 def init_app(app: Flask) -> None:
     app.config.update(SESSION_COOKIE_SAMESITE="Lax", WTF_CSRF_CHECK_DEFAULT=False, WTF_CSRF_TIME_LIMIT=None)
+    app.config["WTF_CSRF_SSL_STRICT"] = False  # gate.py looks at the Origin; a Referer, many browsers leave out
     app.session_interface = Cookies()
     logins.init_app(app)
     csrf.init_app(app)
@@ -58,7 +59,8 @@ def identify() -> None:
     """Find out who it is: g.actor, None for a stranger. Only plain values are kept, and no connection is."""
     if has_login():
         try:
-            g.actor = current_user.actor() if current_user.is_authenticated else None
+            found = by_key(request) if shows_a_key() else current_user
+            g.actor = found.actor() if found and found.is_authenticated else None
         finally:
             db.session.remove()
     elif was_forwarded():
@@ -89,10 +91,14 @@ def by_cookie(token: str) -> Session | None:
     return Session.find(token)
 
 
-@logins.request_loader
+def shows_a_key() -> bool:
+    """Then it alone counts, whatever cookie comes with it: a wrong key is never a login's."""
+    return request.authorization is not None and request.authorization.type == "bearer"
+
+
 def by_key(request: Request) -> ApiKey | None:
     given = request.authorization
-    return ApiKey.find(given.token) if given and given.type == "bearer" and given.token else None
+    return ApiKey.find(given.token) if given and given.token else None
 
 
 def refuse_forgery() -> None:
@@ -110,6 +116,9 @@ def is_browser() -> bool:
 
 
 def check_form() -> None:
+    """Abort with 400 unless the form of this request came from a page of ours. Once is enough."""
+    if g.get("csrf_valid"):
+        return
     received_body()
     try:
         csrf.protect()

@@ -40,6 +40,7 @@ def through_proxies(app: Any, networks: Iterable[Any]) -> Callable[..., Any]:
     def choose(environ: dict[str, Any], start_response: Any) -> Any:
         try:
             peer = ipaddress.ip_address(environ.get("REMOTE_ADDR", ""))
+            peer = getattr(peer, "ipv4_mapped", None) or peer  # as IPv4 looks where we listen on ::
         except ValueError:
             return app(environ, start_response)
         return (behind_proxy if any(peer in network for network in networks) else app)(environ, start_response)

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, redirect, render_template, request
 from sqlalchemy import select
 
-from .access import actor
+from .access import actor, only
 from .ask import find
 from .errors import prefers_html
 from .filters import Filter, Page
@@ -45,13 +45,15 @@ def index() -> Any:
 
 def around(chosen: Filter, found: Page) -> dict[str, Any]:
     """What the page shows beside the rows: views, what can be chosen, what people said, how far the search has come."""
-    recent = select(Completion.request_model, Completion.owner).order_by(Completion.id.desc()).limit(RECENT).subquery()
+    newest = select(Completion.request_model, Completion.owner).order_by(Completion.id.desc()).limit(RECENT)
+    mine = only()  # what others use, and who they are, is no suggestion for somebody who may not see it
+    recent = (newest.where(Completion.owner == mine) if mine else newest).subquery()
     return {
         "views": SavedView.of(actor().name),
         "models": most_frequent(recent.c.request_model, 20),
         "owners": most_frequent(recent.c.owner, 20),
-        "tags": Tag.usual(),
-        "reasons": Review.usual_reasons(),
+        "tags": [] if mine else Tag.usual(),
+        "reasons": [] if mine else Review.usual_reasons(),
         "tags_of": Tag.among(found.ids),
         "thumbs": Review.thumbs(found.ids),
         "today": now().date(),

@@ -40,8 +40,9 @@ def refusals(connection: Connection, rows: list[dict[str, Any]], limits: Limits)
     if everybody and connection.dialect.name == "postgresql":
         for name, value in everybody:  # in order, so that no two wait for each other; SQLite has one writer anyway
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:who))"), {"who": f"limits {name} {value}"})
-    asked = Counter({who: _in_last_minute(connection, who) for who in everybody})
-    running = Counter({who: _running(connection, who) for who in everybody})
+    others = completions.c.idempotency_key.not_in([row["idempotency_key"] for row in rows])  # a commit of ours may have landed
+    asked = Counter({who: _in_last_minute(connection, who, others) for who in everybody})
+    running = Counter({who: _running(connection, who, others) for who in everybody})
     found: list[Exceeded | None] = []
     for several in counted:
         found.append(next((no for who in several if (no := _one_more(asked[who], running[who], limits))), None))
@@ -51,14 +52,14 @@ def refusals(connection: Connection, rows: list[dict[str, Any]], limits: Limits)
     return found
 
 
-def _in_last_minute(connection: Connection, who: Who) -> int:
+def _in_last_minute(connection: Connection, who: Who, others: Any) -> int:
     recent = (completions.c[who[0]] == who[1], completions.c.credential.is_not(None), completions.c.created_at > now() - MINUTE)
-    return connection.scalar(select(func.count()).where(*recent)) or 0
+    return connection.scalar(select(func.count()).where(*recent, others)) or 0
 
 
-def _running(connection: Connection, who: Who) -> int:
+def _running(connection: Connection, who: Who, others: Any) -> int:
     live = (completions.c.status == "in_progress", completions.c[who[0]] == who[1], completions.c.credential.is_not(None))
-    return connection.scalar(select(func.count()).where(*live)) or 0
+    return connection.scalar(select(func.count()).where(*live, others)) or 0
 
 
 def _one_more(asked: int, running: int, limits: Limits) -> Exceeded | None:

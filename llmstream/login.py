@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from flask import Blueprint, abort, g, redirect, render_template, request
+from flask import Blueprint, abort, g, redirect, render_template, request, session
 from flask_login import login_user, logout_user
 from marshmallow import ValidationError
 from sqlalchemy import func, select, update
+from werkzeug.exceptions import TooManyRequests
 
 from .access import ROLES, actor
 from .accounts import ApiKey, Audit, NewKeySchema, NewUserSchema, Session, User, audit, disable, revoke_sessions
@@ -34,17 +35,18 @@ def enter() -> Any:
     check_form()
     name, password = request.form.get("name", "")[:100], request.form.get("password", "")[:200]
     target = name.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
-    refuse_guessing(target)
+    tried = let_try(target)
     user = User.named(target)
     if not User.check(user, password):
-        audit("login failed", target, name=target)
         words = "This name and password do not belong together. Nothing was changed."
         onward = local_path(request.form.get("next"))
         return render_template("login.html", next=onward, has_login=True, failure=words, name=name), 401
     assert user
-    session = Session.open(user, request.remote_addr)
-    audit("login", user.name, name=user.name)
-    login_user(session)
+    tried.action = "login"
+    opened = Session.open(user, request.remote_addr)
+    db.session.commit()
+    session.clear()  # what was in the cookie before is worth nothing now
+    login_user(opened)
     return redirect(local_path(request.form.get("next")), 303)
 
 
@@ -54,12 +56,28 @@ def local_path(path: str | None) -> str:
     return path if path and is_local else "/"
 
 
-def refuse_guessing(name: str) -> None:
-    """429 once there were too many wrong passwords for this name, or from this address; counted over all workers."""
+def let_try(name: str) -> Audit:
+    """The line of the audit trail for this try. 429 once too many were wrong, for this name or from this address.
+
+    It counts as wrong until the password is found to be right, so that of many tries at the same time none is one too many.
+    """
+    refuse_guessing(name, 1)
+    tried = audit("login failed", name, name=name)
+    try:
+        refuse_guessing(name, 0)
+    except TooManyRequests:
+        db.session.delete(tried)  # else who goes on trying would shut the others out for ever
+        db.session.commit()
+        raise
+    return tried
+
+
+def refuse_guessing(name: str, more: int) -> None:
+    """429 if there were too many wrong passwords, with `more` of them; counted over all workers."""
     recent = select(func.count()).where(Audit.action == "login failed", Audit.at > now() - WINDOW)
     by_name = db.session.scalar(recent.where(Audit.target == name)) or 0
     by_address = db.session.scalar(recent.where(Audit.remote_addr == request.remote_addr)) or 0
-    if by_name >= MISSES_BY_NAME or by_address >= MISSES_BY_ADDRESS:
+    if by_name + more > MISSES_BY_NAME or by_address + more > MISSES_BY_ADDRESS:
         raise too_many("Too many wrong passwords. Wait a quarter of an hour, then try again.", int(WINDOW.total_seconds()))
 
 

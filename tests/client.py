@@ -23,13 +23,13 @@ def eventually(look: Callable[[], T], within: float = 5.0, what: str = "it") -> 
 class Client:
     """Every call on a connection of its own, so that any worker may take it."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
+        self.url, self.headers = url, headers or {}
 
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
         session = requests.Session()
         session.trust_env = False
-        session.headers["Connection"] = "close"
+        session.headers.update({"Connection": "close"} | self.headers)
         options.setdefault("timeout", 20)
         return session.request(method, self.url + path, **options)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.people import Team
 from tests.service import Client, Database, Service
 from tests.upstream import Upstream
 
@@ -110,6 +111,14 @@ def start(launch: Launch) -> Iterator[Launch]:
     yield start_one
     for service in started:
         service.kill()
+
+
+@pytest.fixture(scope="session")
+def team(launch: Launch) -> Iterator[Team]:
+    """A service with a login, which all tests of it share, and its users."""
+    service = launch(LLMSTREAM_STREAMS_AT_ONCE=500, LLMSTREAM_REQUESTS_PER_MINUTE=100_000)
+    yield Team(service)
+    service.stop()
 
 
 @pytest.fixture(scope="session")
