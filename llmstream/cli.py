@@ -1,40 +1,26 @@
 """Commands: `flask --app wsgi <command>`."""
 
-import sys
 from pathlib import Path
 
 import click
-from alembic import command
-from alembic.util import CommandError
 from flask import current_app
 from flask.cli import with_appcontext
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from llmstream.accounts import User
-from llmstream.config import PROJECT, describe_database, is_loopback
-from llmstream.extensions import db
+from .accounts import User
+from .config import describe_database, is_loopback
+from .extensions import db
+from .tables import bring_up_to_date, fail, reason
 
 
 @click.command()
 @with_appcontext
 def prepare() -> None:
     """Reach the database and bring its tables up to date; else say why not, in one sentence, with exit status 1."""
-    database = describe_database(current_app.config["SQLALCHEMY_DATABASE_URI"])
-    try:
-        if db.engine.dialect.name == "sqlite":
-            Path(str(db.engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
-        db.engine.connect().close()
-    except (SQLAlchemyError, OSError) as error:
-        fail(f"The {database} cannot be opened ({reason(error)}): make it available, or correct DATABASE_URL.")
-    try:
-        command.upgrade(current_app.extensions["migrate"].migrate.get_config(str(PROJECT / "migrations")), "head")
-    except CommandError as error:
-        fail(f"The {database} is from another version of llmstream ({error}): run that one, or set DATABASE_URL anew.")
-    except (SQLAlchemyError, RuntimeError) as error:
-        fail(f"The tables of the {database} cannot be brought up to date ({reason(error)}): put that right first.")
+    bring_up_to_date()
     host = current_app.config["HOST"]
     if not is_loopback(host) and not User.anybody():
-        make = "flask --app wsgi user add NAME --role admin"
+        make = ".venv/bin/flask --app wsgi user add NAME --role admin"
         fail(f"HOST={host} opens the service to other machines, and there is no user yet: make one by `{make}`, and start again.")
 
 
@@ -60,14 +46,3 @@ def backup(file: Path) -> None:
         part.unlink(missing_ok=True)
         fail(f"The copy could not be made ({reason(error)}): put that right and try again.")
     print(f"llmstream: {file} is a copy of the {database}.")
-
-
-def reason(error: Exception) -> str:
-    """The first line of what the database or the system said: the rest may be SQL, or hints for programmers."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    text = cause.strerror if isinstance(cause, OSError) else str(cause)
-    return str(text).partition("\n")[0].strip()
-
-
-def fail(sentence: str) -> None:
-    sys.exit(f"llmstream: {sentence}")

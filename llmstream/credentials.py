@@ -15,6 +15,7 @@ from .accounts import ApiKey, NewKeySchema, NewUserSchema, User, audit, disable,
 from .errors import Unprocessable
 from .extensions import db
 from .models import now
+from .tables import bring_up_to_date
 
 user = AppGroup("user", help="Who may log in.")
 key = AppGroup("key", help="API keys, for scripts.")
@@ -28,6 +29,7 @@ password = click.option("--password-stdin", is_flag=True, help="Read the passwor
 @password
 def add_user(name: str, role: str, no_password: bool, password_stdin: bool) -> None:
     """Make a user. Asks for a password of at least 12 characters."""
+    bring_up_to_date()  # the first user may be there before the first start
     made = User(**loaded(NewUserSchema(only=("name", "role")), {"name": name, "role": role}))
     if User.named(name):
         raise click.ClickException(f"There is a user {name} already.")

@@ -37,6 +37,7 @@ FACETS = (
     *("id", "created_at", "status", "request_model", "source", "owner", "rating", "reviewed_at"),
     *("time_to_first_token_ms", "duration_ms", "added_ms", "input_tokens", "output_tokens"),
 )
+SENT = ("created_at", "delivered_bytes")
 KEEP_IDS = {"sqlite_autoincrement": True}  # an id is never given twice, else an old link shows a new row
 
 
@@ -112,12 +113,16 @@ class Completion(db.Model):  # type: ignore[name-defined]
     reviewed_at: Mapped[datetime | None] = moment()  # the newest review by a reviewer; a user's thumb is none
     _judged = text("rating IS NOT NULL OR reviewed_at IS NOT NULL")
     _live = text("status = 'in_progress'")
+    _counted = text("credential IS NOT NULL")
     __table_args__ = (
         Index("ix_completions_conversation", "conversation_id", "id"),
         # every filter and figure is found in this one narrow index, without a look at the rows, which hold whole answers
         Index("ix_completions_facets", *FACETS),
         Index("ix_completions_judged", *FACETS, sqlite_where=_judged, postgresql_where=_judged),  # the same, of few
         Index("ix_completions_live", "worker_id", sqlite_where=_live, postgresql_where=_live),
+        # limits.py counts by these
+        Index("ix_completions_credential", "credential", *SENT, sqlite_where=_counted, postgresql_where=_counted),
+        Index("ix_completions_remote_addr", "remote_addr", *SENT, sqlite_where=_counted, postgresql_where=_counted),
         Index("uq_completions_key", "owner", "idempotency_key", unique=True),
         # one answer at a time in a conversation, whichever worker is asked
         Index("uq_completions_running", "conversation_id", unique=True, sqlite_where=_live, postgresql_where=_live),

@@ -49,27 +49,29 @@ def save() -> Any:
         query = Filter.load(MultiDict(parse_qsl(given["query"].removeprefix("?"), keep_blank_values=True))).query()
     except ValidationError as error:
         raise ValidationError({"query": [f"{field}: {words}" for field, words in error.normalized_messages().items()]}) from None
-    view_id, is_new = committed(lambda connection: keep(connection, name, query))
+    owner = actor().name  # a transaction may run in another thread, which knows of no request
+    view_id, is_new = committed(lambda connection: keep(connection, owner, name, query))
     return redirect(f"/history?{query}", 303) if is_form else (dump(find(SavedView, view_id)), 201 if is_new else 200)
 
 
-def keep(connection: Connection, name: str, query: str) -> tuple[int, bool]:
+def keep(connection: Connection, owner: str, name: str, query: str) -> tuple[int, bool]:
     """Its id, and whether it is new."""
-    mine = views.c.owner == actor().name
+    mine = views.c.owner == owner
     known = connection.scalar(select(views.c.id).where(mine, views.c.name == name))
     if known:
         connection.execute(update(views).where(views.c.id == known).values(query=query))
         return known, False
     if (connection.scalar(select(func.count()).where(mine)) or 0) >= MOST:
         raise ValidationError(f"There are {MOST} views already: delete one first.", "name")
-    row = {"owner": actor().name, "name": name, "query": query, "created_at": now()}
+    row = {"owner": owner, "name": name, "query": query, "created_at": now()}
     return connection.scalars(insert(views).values(row).returning(views.c.id)).one(), True
 
 
 @bp.delete("/<int:view_id>")
 def remove(view_id: int) -> Any:
     """Deleting twice does no harm."""
-    committed(lambda connection: connection.execute(delete(views).where(views.c.id == view_id, views.c.owner == actor().name)))
+    gone = delete(views).where(views.c.id == view_id, views.c.owner == actor().name)
+    committed(lambda connection: connection.execute(gone))
     return "", 204
 
 
