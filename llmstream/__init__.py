@@ -26,6 +26,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         history,
         identity,
         login,
+        openapi,
         queue,
         review,
         stream,
@@ -62,6 +63,6 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
 
     for group in (credentials.user, credentials.key):
         app.cli.add_command(group)
-    for feature in (chat, deletion, export, compare, history, login, queue, review, stream, views):
+    for feature in (chat, deletion, export, compare, history, login, openapi, queue, review, stream, views):
         app.register_blueprint(feature.bp)
     return app
