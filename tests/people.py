@@ -1,4 +1,5 @@
 """Who uses a service with a login: made by the commands and the admin's page, with a browser and an API key each."""
+
 import os
 import re
 import subprocess
@@ -22,8 +23,15 @@ def command(database: Database, *words: str, typed: str = "", fails: bool = Fals
     """Run `flask --app wsgi ...` on this database. What it said; with `fails` it must have refused, without a traceback."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     clean |= {"DATABASE_URL": database.url, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"} | settings
-    ran = subprocess.run([sys.executable, "-m", "flask", "--app", "wsgi", *words], cwd=ROOT, env=clean, input=typed,
-                         capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", *words],
+        cwd=ROOT,
+        env=clean,
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     said = ran.stdout + ran.stderr
     assert (ran.returncode != 0) == fails and "Traceback" not in said, f"flask {' '.join(words)}: {said}"
     return said

@@ -1,0 +1,106 @@
+"""How much one key and one address may ask for: exact over workers and instances, told with Retry-After, and nothing kept."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import requests
+
+from tests.client import Client, eventually
+from tests.conftest import Launch
+from tests.contract import delivery_of, is_problem
+from tests.exchange import Gate
+from tests.people import Team, command
+from tests.service import Database, Service
+from tests.steps import answer, held
+from tests.upstream import Script, Upstream
+
+NINE = 9  # so many of MANY pass
+MANY = 50
+_names = itertools.count(1)
+
+
+def program(service: Service, *instances: Service) -> list[Client]:
+    """A new user's key, at each of these instances on one database."""
+    assert service.database
+    name = f"user{next(_names)}"
+    command(service.database, "user", "add", name, "--no-password")
+    secret = command(service.database, "key", "add", "k", "--user", name).split()[0]
+    clients = [Client(each.url, {"Authorization": f"Bearer {secret}"}) for each in (service, *instances)]
+    eventually(lambda: all(client.get("/history").status_code == 200 for client in clients), 5)
+    return clients
+
+
+def all_at_once(clients: list[Client], script: Script) -> Counter[int]:
+    """The statuses of MANY prompts sent in parallel, taking turns between the instances."""
+
+    def ask(number: int) -> requests.Response:
+        return clients[number % len(clients)].ask(script.prompt)
+
+    with ThreadPoolExecutor(MANY) as pool:
+        answers = list(pool.map(ask, range(MANY)))
+    for refused in (each for each in answers if each.status_code == 429):
+        assert int(refused.headers["Retry-After"]) > 0 and is_problem(refused, 429)["detail"]
+    return Counter(each.status_code for each in answers)
+
+
+def test_of_many_prompts_at_once_exactly_so_many_pass(
+    start: Launch, new_database: Callable[[], Database], upstream: Upstream
+) -> None:
+    database = new_database()
+    limits = {"LLMSTREAM_REQUESTS_PER_MINUTE": NINE, "WEB_CONCURRENCY": 2}
+    service = start(database, **limits)
+    clients = program(service, *([start(database, **limits)] if database.kind == "postgresql" else []))
+    talks = database.value("SELECT count(*) FROM conversations")
+    assert all_at_once(clients, upstream.script(*answer("yes"))) == {200: NINE, 429: MANY - NINE}
+    assert (database.count(), database.value("SELECT count(*) FROM conversations")) == (NINE, talks + NINE)
+    is_problem(clients[0].call("POST", "/stream", json={"prompt": "one more"}, headers={"Accept": "text/event-stream"}), 429)
+    another = program(service)[0]
+    refused = another.ask("from the same address")
+    assert refused.status_code == 429, "an address counts, too, whatever the key"
+
+
+def test_of_many_streams_at_once_exactly_so_many_run(
+    start: Launch, new_database: Callable[[], Database], upstream: Upstream
+) -> None:
+    database = new_database()
+    limits = {"LLMSTREAM_STREAMS_AT_ONCE": NINE, "WEB_CONCURRENCY": 2}
+    service = start(database, **limits)
+    clients = program(service, *([start(database, **limits)] if database.kind == "postgresql" else []))
+    gate = Gate()
+    assert all_at_once(clients, upstream.script(*held(gate, "be", "gun"))) == {200: NINE, 429: MANY - NINE}
+    assert database.count() == NINE
+    gate.open()
+    eventually(lambda: not database.rows("SELECT id FROM completions WHERE status = 'in_progress'"), 10, "their ends")
+    assert clients[0].stream_text(upstream.script(*answer("again")).prompt).text() == "again"
+
+
+def test_a_repeat_by_its_idempotency_key_does_not_count(start: Launch, upstream: Upstream) -> None:
+    client = program(start(LLMSTREAM_REQUESTS_PER_MINUTE=2))[0]
+    script, keyed = upstream.script(*answer("once")), {"Idempotency-Key": "one"}
+    ids = {client.stream_text(script.prompt, headers=keyed).completion_id for _ in range(6)}
+    assert len(ids) == 1
+    assert client.ask(script.prompt).status_code == 200 and client.ask(script.prompt).status_code == 429
+
+
+def test_bytes_of_a_day_are_counted_as_they_were_sent(start: Launch, upstream: Upstream) -> None:
+    service = start(LLMSTREAM_BYTES_PER_DAY=100)
+    client = program(service)[0]
+    for _ in range(2):
+        sent = client.stream_text(upstream.script(*answer("x" * 60)).prompt)
+        sent.text()
+        delivery_of(client, sent.completion_id)
+    refused = is_problem(client.ask("more"), 429)
+    assert "100 bytes" in refused["detail"]
+    assert service.database and service.database.count() == 2
+    assert client.history(sent.completion_id)["response"] == "x" * 60, "what there is may still be read"
+
+
+def test_the_chat_page_says_it_in_words_and_keeps_the_prompt(team: Team, start: Launch, upstream: Upstream) -> None:
+    service = start(team.database, LLMSTREAM_REQUESTS_PER_MINUTE=1, WEB_CONCURRENCY=1)
+    key = {"Authorization": f"Bearer {team.keys['eve']}", "Accept": "text/html"}
+    client = Client(service.url, key)
+    for _ in range(2):
+        told = client.call("POST", "/", data={"prompt": upstream.script(*answer("yes")).prompt + " keep me"})
+    assert told.status_code == 429 and "prompts a minute" in told.text and "keep me" in told.text
