@@ -20,7 +20,7 @@ from typing import Any
 
 import gevent
 
-from llmstream import local_model
+from llmstream import local_model, logs
 from llmstream.config import ConfigError, describe_database, load
 
 DRAIN_S = 25.0  # what still runs then is finalised; graceful_timeout ends in a SIGKILL, which finalises nothing
@@ -59,6 +59,7 @@ graceful_timeout = 30
 forwarded_allow_ips = ""  # nobody's X-Forwarded-Proto or SCRIPT_NAME is believed
 control_socket_disable = True
 loglevel = "warning"  # the lines that people should read are our own
+logconfig_dict = logs.CONFIG
 
 hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 descriptors = 65536 if hard_limit == resource.RLIM_INFINITY else min(65536, hard_limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import logging.config
 import os
 from collections.abc import Mapping
 
@@ -26,6 +26,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         history,
         identity,
         login,
+        logs,
         openapi,
         queue,
         review,
@@ -37,8 +38,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     from .generation import Generation
     from .search import Indexer
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger(__name__).setLevel(logging.INFO)
+    logging.config.dictConfig(logs.CONFIG)
     app = Flask(__name__, template_folder="../templates", static_folder="../static")
     app.config.update(config.load(os.environ if environ is None else environ))
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(app.config["SQLALCHEMY_DATABASE_URI"])

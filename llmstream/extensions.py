@@ -53,6 +53,7 @@ def engine_options(url: str) -> dict[str, Any]:
     if not make_url(url).drivername.startswith("sqlite"):
         timeouts = "-c statement_timeout=5000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=10000"
         return {
+            "hide_parameters": True,  # prompts do not belong into a log
             "pool_pre_ping": True,
             "pool_size": 10,
             "pool_timeout": 5,
@@ -63,7 +64,7 @@ def engine_options(url: str) -> dict[str, Any]:
             f"SQLite {sqlite.sqlite_version} can corrupt its file. Install pysqlite3, or set DATABASE_URL to PostgreSQL."
         )
     arguments = {"factory": OffHubConnection, "isolation_level": "IMMEDIATE", "check_same_thread": False}
-    return {"module": sqlite, "pool_size": 10, "pool_timeout": 5, "connect_args": arguments}
+    return {"module": sqlite, "hide_parameters": True, "pool_size": 10, "pool_timeout": 5, "connect_args": arguments}
 
 
 @event.listens_for(Engine, "connect")
