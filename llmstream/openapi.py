@@ -50,7 +50,7 @@ def page_of(name: str, **more: Any) -> dict[str, Any]:
     return json(an_object(data={"type": "array", "items": json(name)["application/json"]}, **more))
 
 
-ANY, BODY, ENDED = (400, 401, 403, 503), (408, 413, 415, 422), (404, 406, 409, 422, 429, 500, 502, 504)
+ANY, BODY, ENDED = (400, 401, 403, 414, 431, 503), (408, 413, 415, 422), (404, 406, 409, 422, 429, 500, 502, 504)
 HTML, STREAM = {"text/html": TEXT}, {"text/plain": TEXT, "text/event-stream": TEXT}
 LINES = {"text/csv": TEXT, "application/jsonl": TEXT}
 LISTED = (PageSchema, FilterSchema)
@@ -71,7 +71,7 @@ CALLS = {
     "views.save": Call("Name a filter", {201: json("SavedView"), 200: json("SavedView")}, (404, *BODY), body="views.ViewSchema"),
     "views.remove": Call("Delete a filter's name", {204: {}}, (404,)),
     "stats.index": Call("The numbers", {200: json({"type": "object"}) | HTML}, (422,), (FilterSchema, "stats.StatsSchema")),
-    "export.download": Call("All that a filter shows", {200: LINES}, (422,), (FilterSchema,)),
+    "export.download": Call("All that a filter shows", {200: LINES}, (404, 422), (FilterSchema,)),
     "deletion.one": Call("Delete an answer", {200: DELETED}, (404, 409)),
     "deletion.conversation": Call("Delete a conversation", {200: DELETED}, (404, 409)),
     "openapi.document": Call("This document", {200: json({"type": "object"})}),
@@ -103,7 +103,9 @@ def written(login_needed: bool) -> dict[str, Any]:
             path = re.sub(r"<(?:[^<>]*:)?(\w+)>", r"{\1}", rule.rule)
             for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
                 spec.path(path, operations={method.lower(): operation(rule, CALLS[rule.endpoint])})
-    return spec.to_dict()
+    document: dict[str, Any] = spec.to_dict()
+    document["components"]["schemas"]["Prompt"]["anyOf"] = [{"required": ["prompt"]}, {"required": ["regenerate"]}]
+    return document
 
 
 def anchored(_converter: Any, _field: Any, ret: dict[str, Any]) -> dict[str, str]:
