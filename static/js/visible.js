@@ -13,8 +13,12 @@ const MOST_MARKS = 1000;
 
 // The names come with the page: the server has marked the same characters there.
 const names = new Map();
-for (const { textContent, title } of document.querySelectorAll(".hidden-character")) {
-  if (textContent) names.set(textContent.codePointAt(0), title.replace(/, \d+ in a row$/, ""));
+learnNames(document);
+
+export function learnNames(root) {
+  for (const { textContent, title } of root.querySelectorAll(".hidden-character")) {
+    if (textContent) names.set(textContent.codePointAt(0), title.replace(/, \d+ in a row$/, ""));
+  }
 }
 
 // Marks what is hidden in the text nodes of `element`. Its text content stays.
