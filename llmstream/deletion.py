@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import click
 import gevent
-from flask import Blueprint, Flask, Response, current_app, render_template, request, stream_template
+from flask import Blueprint, Flask, Response, current_app, redirect, render_template, request, stream_template
 from flask.cli import with_appcontext
 from sqlalchemy import Connection, delete, exists, func, select
 from werkzeug.datastructures import MultiDict
@@ -53,6 +53,13 @@ class Going(NamedTuple):
 @bp.delete("/history/<int:completion_id>")
 def one(completion_id: int) -> dict[str, int]:
     return at_once([find(Completion, completion_id)], f"completion {completion_id}")
+
+
+@bp.post("/history/<int:completion_id>/delete")
+def one_by_form(completion_id: int) -> Any:
+    received_body()
+    one(completion_id)
+    return redirect("/history", 303)
 
 
 @bp.delete("/conversations/<int:conversation_id>")
