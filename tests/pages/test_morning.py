@@ -31,13 +31,14 @@ def test_with_the_keyboard(page: Any, service: Service, asked: str) -> None:
     page.goto(service.url + "/")
     page.get_by_role("link", name="History", exact=True).press("Enter")
     page.wait_for_url("**/history")
-    page.locator("html.js").wait_for()
+    ready(page)
 
     keyboard.press("/")  # find
     keyboard.type(f"{asked[:-1]}*")
     keyboard.press("Enter")
     expect(page.locator(".row")).to_have_count(2)
     expect(page.locator(".row mark").first).to_have_text(asked)
+    ready(page)
 
     keyboard.press("j")  # read
     keyboard.press("Enter")
@@ -46,6 +47,7 @@ def test_with_the_keyboard(page: Any, service: Service, asked: str) -> None:
 
     page.get_by_role("link", name="Review these").press("Enter")  # judge
     expect(page.locator('[data-part="left"]')).to_have_text("2 left")
+    ready(page)
     keyboard.press("r")
     keyboard.type("wrong fact")
     keyboard.press("Enter")
@@ -94,6 +96,11 @@ def test_without_a_script(new_page: Callable[..., Any], service: Service, asked:
     with page.expect_download() as download:
         page.locator('[data-format="history.preferences.jsonl"]').click()
     assert wrong_and_right(download.value.path()) == (WRONG, CORRECT)
+
+
+def ready(page: Any) -> None:
+    """Keys do something from now on."""
+    page.locator("html.js").wait_for()
 
 
 def wrong_and_right(file: Path) -> tuple[str, str]:
