@@ -34,6 +34,7 @@ async function refresh() {
   if (fresh?.querySelector('[data-part="results"]')) {
     localiseTimes(fresh);
     for (const row of liveRows()) await renew(row, fresh.getElementById(row.id));
+    if (!fresh.querySelector(".hint")) results.querySelector(".hint")?.remove();
     if (isNewest && !isFull) takeNew(fresh.querySelector('[data-part="results"]'));
   }
   isFetching = false;
