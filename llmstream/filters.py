@@ -7,6 +7,7 @@ first, the page is short and says from where to look further.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -167,13 +168,17 @@ class Filter:
 
     def count(self, at_most: int | None = None) -> int:
         """How many there are; a count that reaches `at_most` stops there."""
-        total = 0
+        return self.count_for(math.inf, at_most)[0]
+
+    def count_for(self, seconds: float, at_most: int | None = None) -> tuple[int, bool]:
+        """How many were counted by then, and whether these are all."""
+        total, give_up = 0, time.monotonic() + seconds
         for bottom, top in windows(*self.reach):
             inner = self._in(bottom, top).limit(None if at_most is None else at_most - total).subquery()
             total += db.session.scalar(select(func.count()).select_from(inner)) or 0
-            if at_most is not None and total >= at_most:
-                break
-        return total
+            if (at_most is not None and total >= at_most) or (time.monotonic() > give_up and bottom > self.reach[0]):
+                return total, False
+        return total, True
 
     def _in(self, low: int, high: int) -> Any:
         return select(Completion.id).where(window(Completion.id, low, high), *self.conditions(low, high))
