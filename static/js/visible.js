@@ -26,8 +26,8 @@ export function markHidden(element) {
   const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
   const nodes = [];
   while (walker.nextNode()) {
-    HIDDEN.lastIndex = 0;
-    if (!walker.currentNode.parentElement.closest(".hidden-character") && HIDDEN.test(walker.currentNode.data)) nodes.push(walker.currentNode);
+    const node = walker.currentNode;
+    if (!node.parentElement.closest(".hidden-character") && node.data.search(HIDDEN) >= 0) nodes.push(node);
   }
   let room = MOST_MARKS - element.querySelectorAll(".hidden-character").length;
   for (const node of nodes) room = markNode(node, room);
