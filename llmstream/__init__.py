@@ -11,7 +11,24 @@ from flask import Flask
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     """The application, configured by environment variables. Raises config.ConfigError with a sentence that says what to do."""
-    from . import auth, chat, cli, compare, config, deletion, demo, errors, export, history, queue, review, stream, views, visible
+    from . import (
+        auth,
+        chat,
+        cli,
+        compare,
+        config,
+        deletion,
+        demo,
+        errors,
+        export,
+        history,
+        queue,
+        review,
+        stats,
+        stream,
+        views,
+        visible,
+    )
     from .extensions import db, engine_options, migrate
     from .generation import Generation
     from .search import Indexer
@@ -39,6 +56,6 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     app.cli.add_command(demo.command)
     app.cli.add_command(deletion.command)
 
-    for feature in (chat, deletion, export, compare, history, queue, review, stream, views):
+    for feature in (chat, deletion, export, compare, history, queue, review, stats, stream, views):
         app.register_blueprint(feature.bp)
     return app
