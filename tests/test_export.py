@@ -25,8 +25,8 @@ NAUGHTY = [
     "émoji 👩‍👩‍👧‍👦 and ümlaut", "مرحبا بالعالم", "line\u2028separator\u0085next", "\ufeffBOM first", "x" * 70_000, '"', '","',
     "'apostrophe",
 ]
-FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "  =1+1", "\u3000\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20x", "\u200b=1",
-            "=cmd|' /C calc'!A0"]
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "  =1+1", "\u3000\uff1d1+1", "\uff0b1", "\uff0d1",
+            "\uff20x", "\u200b=1", "=cmd|' /C calc'!A0"]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,8 @@ def test_json_lines_are_what_the_api_shows_with_reviews_and_tags(filled: Service
 
 
 @pytest.mark.parametrize("query", ["status=failed&status=incomplete", "rating=bad", "source=api&model=gpt-4.1-mini",
-                                   "reviewed=no&rating=none", "tag=billing", "reason=made up", "min_duration_ms=2000", "from=2001-01-01&to=2001-12-31"])
+                                   "reviewed=no&rating=none", "tag=billing", "reason=made up",
+                                   "min_duration_ms=2000", "from=2001-01-01&to=2001-12-31"])
 def test_exactly_the_filtered_ones_are_exported(filled: Service, query: str) -> None:
     ids = [item["id"] for item in everything(filled.client, query)]
     assert [item["id"] for item in lines(filled.client, f"/history.jsonl?{query}")] == ids
