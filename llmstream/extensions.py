@@ -51,7 +51,7 @@ migrate = Migrate(render_as_batch=True)
 def engine_options(url: str) -> dict[str, Any]:
     """`create_engine` arguments for this database. Raises ConfigError where SQLite is too old to be safe."""
     if not make_url(url).drivername.startswith("sqlite"):
-        timeouts = "-c statement_timeout=5000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=10000"
+        timeouts = "-c statement_timeout=5000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=5000"
         return {
             "pool_pre_ping": True,
             "pool_size": 10,
