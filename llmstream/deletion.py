@@ -228,8 +228,10 @@ def retain(days: int) -> int:
 @click.option("--days", required=True, type=click.IntRange(1, 36500), help="Delete answers that are older than so many days.")
 @click.option("--dry-run", is_flag=True, help="Only say how many there are.")
 @with_appcontext
-def command(days: int, dry_run: bool) -> None:
+@click.pass_context
+def command(context: click.Context, days: int, dry_run: bool) -> None:
     """Delete old answers while the service runs, with their reviews, tags and places in the search index."""
+    context.invoke(current_app.cli.commands["prepare"])
     found = going(older_than(days))
     db.session.remove()
     print(f"llmstream: {found.answers:,} answers are older than {days} days, with {found.judgements:,} judgements.")
