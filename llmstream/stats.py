@@ -79,7 +79,8 @@ class Period(NamedTuple):
         if days and not {"from", "to"} & set(wanted.values):
             return cls(today - DAY * (days - 1), end)
         first = midnight(db.session.scalar(select(func.min(Completion.created_at))) or today)
-        return cls(max(wanted.values.get("from", first), first), end)
+        start = max(wanted.values.get("from", first), first)
+        return cls(start, max(start, end))
 
     def steps(self, size: str) -> Iterator[Period]:
         """Its days, weeks (from Monday) or months; the first and the last may be parts."""
@@ -100,8 +101,8 @@ class Period(NamedTuple):
         """As parameters of a filter: days, or instants where it begins or ends within one."""
         first, last = self.start, self.end - DAY
         return {
-            "from": first.strftime("%Y-%m-%d") if first == midnight(first) else first.isoformat(),
-            "to": last.strftime("%Y-%m-%d") if last == midnight(last) else self.end.isoformat(),
+            "from": first.date().isoformat() if first == midnight(first) else first.isoformat(),
+            "to": last.date().isoformat() if last == midnight(last) else self.end.isoformat(),
         }
 
 
@@ -185,7 +186,7 @@ class Report:
     @property
     def period_in_words(self) -> str:
         first, last = (f"{day:%-d %b %Y}" for day in (self.period.start, self.period.end - timedelta(microseconds=1)))
-        return first if first == last else f"{first} to {last}"
+        return "No day" if not self.period.days else first if first == last else f"{first} to {last}"
 
     def label(self, step: dict[str, Any]) -> str:
         """A step for people: a day, the Monday of a week, a month."""
