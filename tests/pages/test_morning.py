@@ -70,6 +70,11 @@ def test_with_the_keyboard(page: Any, service: Service, asked: str) -> None:
         page.locator('[data-format="history.preferences.jsonl"]').press("Enter")
     assert wrong_and_right(download.value.path()) == (WRONG, CORRECT)
 
+    page.goto(f"{service.url}/history?q={asked}")  # the numbers
+    page.get_by_role("link", name="Numbers for these").press("Enter")
+    expect(page.get_by_role("heading", name="Numbers", exact=True)).to_be_visible()
+    expect(page.locator("tr", has_text="wrong fact").first).to_be_attached()
+
 
 def test_without_a_script(new_page: Callable[..., Any], service: Service, asked: str) -> None:
     page = new_page(java_script_enabled=False)
@@ -96,6 +101,10 @@ def test_without_a_script(new_page: Callable[..., Any], service: Service, asked:
     with page.expect_download() as download:
         page.locator('[data-format="history.preferences.jsonl"]').click()
     assert wrong_and_right(download.value.path()) == (WRONG, CORRECT)
+
+    page.goto(f"{service.url}/history?q={asked}")
+    page.get_by_role("link", name="Numbers for these").click()
+    expect(page.locator("tr", has_text="wrong fact").first).to_be_attached()
 
 
 def ready(page: Any) -> None:
