@@ -1,6 +1,6 @@
 """How an export of very many rows goes: rows a second, the worker's memory, and how long its hub is held meanwhile.
 
-    DATABASE_URL=... python -m bench.bulk 1000000 && DATABASE_URL=... python -m bench.export [format ...]
+    DATABASE_URL=... python -m bench.bulk 1000000 && DATABASE_URL=... python -m bench.export [upto=<id>] [format ...]
 
 One worker, whole exports over HTTP, as a fast reader takes them.
 """
@@ -24,10 +24,10 @@ def watched(url: str) -> dict[str, Any]:
     return requests.get(f"{url}/watched", timeout=30).json()
 
 
-def export(url: str, name: str, rows: int) -> None:
+def export(url: str, name: str, upto: str, rows: int) -> None:
     before, most, gaps, cpu = watched(url)["memory_mb"], 0, 0.0, 0.0
     began, size, looked = time.monotonic(), 0, time.monotonic()
-    with requests.get(f"{url}/{name}", stream=True, timeout=60) as response:
+    with requests.get(f"{url}/{name}?{upto}", stream=True, timeout=60) as response:
         for piece in response.iter_content(1 << 20):
             size += len(piece)
             if time.monotonic() - looked > 1:
@@ -41,7 +41,8 @@ def export(url: str, name: str, rows: int) -> None:
 
 def main(names: list[str]) -> None:
     database, port = Database(os.environ["DATABASE_URL"]), free_port()
-    rows, url = database.count(), f"http://127.0.0.1:{port}"
+    upto = next((name for name in names if name.startswith("upto=")), "")
+    rows, url = int(upto[5:] or database.count()), f"http://127.0.0.1:{port}"
     print(f"{database.kind}, {rows:,} rows")
     settings = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none", "PORT": str(port), "WEB_CONCURRENCY": "1"}
     with (Path(tempfile.mkdtemp()) / "log").open("wb") as log:
@@ -49,8 +50,8 @@ def main(names: list[str]) -> None:
         service = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=log, stderr=log)
         try:
             eventually(lambda: is_there(url), 60, "readiness")
-            for name in names:
-                export(url, name, rows)
+            for name in [name for name in names if name != upto] or FORMATS:
+                export(url, name, upto, rows)
         finally:
             service.terminate()
             service.wait()
@@ -64,4 +65,4 @@ def is_there(url: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or FORMATS)
+    main(sys.argv[1:])
