@@ -17,6 +17,7 @@ from llmstream.models import Completion
 from llmstream.reproduce import as_curl, as_program, same_call
 from llmstream.timeline import Timeline
 from llmstream.visible import visible
+from tests.client import Client
 from tests.service import Service, one_database
 from tests.steps import answer
 from tests.upstream import Upstream
@@ -180,3 +181,24 @@ def test_a_later_prompt_is_reproduced_by_regenerating_it() -> None:
     assert same_call(second, talk) == {"regenerate": 2, "model": "m", "system": "Be brief.", "temperature": 0}
     third = of(4)
     assert same_call(third, [first, third, second]) == {"regenerate": 4, "model": "m", "system": "", "temperature": 0}
+
+
+def test_its_pages_are_there_on_both_databases(client: Client, upstream: Upstream) -> None:
+    stream = client.stream_text(upstream.script(answer("one")).then(*answer("two")).prompt)
+    stream.text()
+    first = stream.completion_id
+    again = client.call("POST", f"/history/{first}/again", data={"idempotency_key": f"again-{first}"}, allow_redirects=False)
+    twice = client.call("POST", f"/history/{first}/again", data={"idempotency_key": f"again-{first}"}, allow_redirects=False)
+    assert again.status_code == 303
+    assert twice.headers["Location"] == again.headers["Location"], "sent again by a reload, it asks once"
+    second = int(again.headers["Location"].rsplit("/", 1)[1])
+    assert client.finished(second)["response"] == "two"
+    compared = client.page(again.headers["Location"]).text
+    assert "<del>" in compared and "<ins>" in compared
+    shown = client.page(f"/history/{first}?model=scripted-model").text
+    assert f"/history/{first}/compare/{second}" in shown
+    assert "came at once after" in shown
+    newer = client.call("GET", f"/history/{first}/newer?model=scripted-model", allow_redirects=False)
+    assert newer.headers["Location"] == f"/history/{second}?model=scripted-model"
+    assert client.get(f"/history/{first}/compare/987654321").status_code == 404
+    assert client.get(f"/history/{first}/older?colour=red").status_code == 422
