@@ -32,7 +32,10 @@ def pixels(page: Any, picture: str) -> list[str]:
     """The colours of a picture, most frequent first."""
     return page.locator(f"#{picture} canvas").evaluate("""canvas => {
         const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data, seen = {};
-        for (let i = 0; i < data.length; i += 4) if (data[i + 3] === 255) { const c = data.slice(i, i + 3).join(); seen[c] = (seen[c] || 0) + 1; }
+        for (let i = 0; i < data.length; i += 4) if (data[i + 3] === 255) {
+            const c = data.slice(i, i + 3).join();
+            seen[c] = (seen[c] || 0) + 1;
+        }
         return Object.keys(seen).sort((a, b) => seen[b] - seen[a]);
     }""")
 
