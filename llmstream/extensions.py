@@ -18,6 +18,7 @@ from flask_sqlalchemy import SQLAlchemy
 from gevent import monkey
 from gevent.threadpool import ThreadPool
 from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -64,6 +65,10 @@ def engine_options(url: str) -> dict[str, Any]:
         )
     arguments = {"factory": OffHubConnection, "isolation_level": "IMMEDIATE", "check_same_thread": False}
     return {"module": sqlite, "pool_size": 10, "pool_timeout": 5, "connect_args": arguments}
+
+
+# SQLAlchemy passes hints (`with_hint`) on to other databases only
+SQLiteCompiler.get_from_hint_text = lambda self, table, text: text  # type: ignore[method-assign]
 
 
 @event.listens_for(Engine, "connect")
