@@ -58,7 +58,6 @@ RULES = {
     "deletion.page": ADMIN,
     "deletion.confirmed": ADMIN,
     "deletion.one": ADMIN,
-    "deletion.form": ADMIN,
     "deletion.one_by_form": ADMIN,
     "deletion.conversation": ADMIN,
 }
