@@ -62,13 +62,6 @@ def one_by_form(completion_id: int) -> Any:
     return redirect("/history", 303)
 
 
-@bp.post("/history/<int:completion_id>/delete")
-def form(completion_id: int) -> Any:
-    received_body()
-    one(completion_id)
-    return redirect("/history", 303)
-
-
 @bp.delete("/conversations/<int:conversation_id>")
 def conversation(conversation_id: int) -> dict[str, int]:
     find(Conversation, conversation_id)
