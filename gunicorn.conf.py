@@ -10,6 +10,7 @@ import sys
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not on a reload, when the signals are gunicorn's
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # Ctrl-C while it starts: no traceback
 
+import gc
 import logging
 import os
 import resource
@@ -94,6 +95,8 @@ def post_worker_init(worker: Any) -> None:
     global drainer
     waiting = sys.modules.get("psycopg.waiting")
     assert not waiting or waiting.wait is not getattr(waiting, "wait_c", 0), "psycopg was imported before patch_all()"
+    gc.collect()
+    gc.freeze()  # what is there by now stays: to look through it again and again would hold the hub for 70 ms each time
     worker.wsgi.extensions["generation"].begin_work()
     for part in ("indexer", "retention", "watch"):
         worker.wsgi.extensions[part].start()

@@ -30,6 +30,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         openapi,
         queue,
         review,
+        stats,
         stream,
         views,
         visible,
@@ -63,6 +64,6 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
 
     for group in (credentials.user, credentials.key):
         app.cli.add_command(group)
-    for feature in (chat, deletion, export, compare, history, login, openapi, queue, review, stream, views):
+    for feature in (chat, deletion, export, compare, history, login, openapi, queue, review, stats, stream, views):
         app.register_blueprint(feature.bp)
     return app

@@ -58,6 +58,7 @@ RULES = {
     "deletion.page": ADMIN,
     "deletion.confirmed": ADMIN,
     "deletion.one": ADMIN,
+    "deletion.one_by_form": ADMIN,
     "deletion.conversation": ADMIN,
 }
 

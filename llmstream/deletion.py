@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import click
 import gevent
-from flask import Blueprint, Flask, Response, current_app, render_template, request, stream_template
+from flask import Blueprint, Flask, Response, current_app, redirect, render_template, request, stream_template
 from flask.cli import with_appcontext
 from sqlalchemy import Connection, delete, exists, func, select
 from werkzeug.datastructures import MultiDict
@@ -53,6 +53,13 @@ class Going(NamedTuple):
 @bp.delete("/history/<int:completion_id>")
 def one(completion_id: int) -> dict[str, int]:
     return at_once([find(Completion, completion_id)], f"completion {completion_id}")
+
+
+@bp.post("/history/<int:completion_id>/delete")
+def one_by_form(completion_id: int) -> Any:
+    received_body()
+    one(completion_id)
+    return redirect("/history", 303)
 
 
 @bp.delete("/conversations/<int:conversation_id>")
@@ -214,8 +221,10 @@ def retain(days: int) -> int:
 @click.option("--days", required=True, type=click.IntRange(1, 36500), help="Delete answers that are older than so many days.")
 @click.option("--dry-run", is_flag=True, help="Only say how many there are.")
 @with_appcontext
-def command(days: int, dry_run: bool) -> None:
+@click.pass_context
+def command(context: click.Context, days: int, dry_run: bool) -> None:
     """Delete old answers while the service runs, with their reviews, tags and places in the search index."""
+    context.invoke(current_app.cli.commands["prepare"])
     found = going(older_than(days))
     db.session.remove()
     print(f"llmstream: {found.answers:,} answers are older than {days} days, with {found.judgements:,} judgements.")

@@ -18,6 +18,7 @@ from flask_sqlalchemy import SQLAlchemy
 from gevent import monkey
 from gevent.threadpool import ThreadPool
 from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -51,7 +52,7 @@ migrate = Migrate(render_as_batch=True)
 def engine_options(url: str) -> dict[str, Any]:
     """`create_engine` arguments for this database. Raises ConfigError where SQLite is too old to be safe."""
     if not make_url(url).drivername.startswith("sqlite"):
-        timeouts = "-c statement_timeout=5000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=10000"
+        timeouts = "-c statement_timeout=5000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=5000"
         return {
             "hide_parameters": True,  # prompts do not belong into a log
             "pool_pre_ping": True,
@@ -65,6 +66,10 @@ def engine_options(url: str) -> dict[str, Any]:
         )
     arguments = {"factory": OffHubConnection, "isolation_level": "IMMEDIATE", "check_same_thread": False}
     return {"module": sqlite, "hide_parameters": True, "pool_size": 10, "pool_timeout": 5, "connect_args": arguments}
+
+
+# SQLAlchemy passes hints (`with_hint`) on to other databases only
+SQLiteCompiler.get_from_hint_text = lambda self, table, text: text  # type: ignore[method-assign]
 
 
 @event.listens_for(Engine, "connect")

@@ -7,15 +7,16 @@ first, the page is short and says from where to look further.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from marshmallow import ValidationError, fields
 from sqlalchemy import ColumnElement, func, select
 from werkzeug.datastructures import MultiDict
 
@@ -23,69 +24,18 @@ from .access import only
 from .extensions import db
 from .judgements import Review, Tag
 from .models import Completion
-from .schemas import BIGGEST_ID, Digits, storable
+from .schemas import BIGGEST_ID, FilterSchema
 from .search import matching, window
 
 PAGE_S = 0.08  # a page that is not full by then is short
 FIRST_WINDOW, LARGEST_WINDOW = 1000, 250_000  # ids
 WINDOW_S = 0.02  # windows grow until one takes about so long
 SKEW = 1000  # ids follow created_at but for some that were begun at the same moment
-STATUSES = ["in_progress", "completed", "failed", "incomplete", "cancelled"]
 LABELS = {"from": "From", "to": "Until", "q": "Text", "min_duration_ms": "At least ms", "max_duration_ms": "At most ms"}
 VALUES = {"in_progress": "being written", "cancelled": "stopped", "none": "not rated"}  # as the pages call them
 
 
-class Moment(fields.Field[datetime]):
-    """A day in UTC, or an instant (RFC 3339). With `end` a day counts to its end."""
-
-    def __init__(self, end: bool = False, **options: Any) -> None:
-        super().__init__(**options)
-        self.end = end
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
-        text = str(value).replace(" ", "+")  # which is what a + in a URL becomes
-        try:
-            if len(text) == 10:
-                return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=self.end)
-            if text[10] not in "Tt":
-                raise ValueError
-            instant = datetime.fromisoformat(text)
-            if instant.tzinfo is None:
-                raise ValueError
-            return instant.astimezone(UTC)
-        except (ValueError, IndexError, OverflowError):
-            raise ValidationError("Must be a day (2026-01-31) or an instant (2026-01-31T09:30:00Z).") from None
-
-
-def some(*values: str) -> fields.List:
-    """One or several of a kind; without `values` any text."""
-    allowed = validate.OneOf(values) if values else validate.And(storable, validate.Length(1, 200))
-    return fields.List(fields.String(validate=allowed), validate=validate.Length(max=50))
-
-
-class FilterSchema(Schema):
-    """The parameters that every list of completions takes. Unknown ones are refused."""
-
-    class Meta:
-        unknown = RAISE
-        include = {"from": Moment()}  # noqa: RUF012
-
-    to = Moment(end=True)
-    status = some(*STATUSES)
-    model = some()
-    source = some("chat", "api")
-    rating = some("good", "bad", "none")
-    tag = some()
-    reviewed = fields.String(validate=validate.OneOf(["yes", "no"]))
-    min_duration_ms = Digits(validate=validate.Range(0, 2**31 - 1))
-    max_duration_ms = Digits(validate=validate.Range(0, 2**31 - 1))
-    owner = some()
-    reason = some()
-    conversation_id = Digits(validate=validate.Range(1, BIGGEST_ID))
-    q = fields.String(validate=[storable, validate.Length(max=500)])
-
-
-NAMES = tuple(FilterSchema().fields)
+NAMES = ("from", *(name for name in FilterSchema().fields if name != "from"))  # as they stand in a URL
 
 
 class Page(NamedTuple):
@@ -123,7 +73,13 @@ class Filter:
         lists = {name for name, field in schema.fields.items() if isinstance(field, fields.List)}
         if twice := [name for name in given if name not in lists and len(given.getlist(name)) > 1]:
             raise ValidationError({name: ["Can be given once only."] for name in twice})
-        return cls(given, schema.load({name: given.getlist(name) if name in lists else given[name] for name in given}), only())
+        try:
+            loaded = schema.load({name: given.getlist(name) if name in lists else given[name] for name in given})
+            return cls(given, loaded, only())
+        except ValidationError as error:  # of a list only the values that are wrong, without their places
+            wrong = error.normalized_messages().items()
+            plain = {name: chain(*words.values()) if isinstance(words, dict) else words for name, words in wrong}
+            raise ValidationError({name: list(dict.fromkeys(words)) for name, words in plain.items()}) from None
 
     # As a URL
 
@@ -215,16 +171,25 @@ class Filter:
 
     def count(self, at_most: int | None = None) -> int:
         """How many there are; a count that reaches `at_most` stops there."""
-        total = 0
+        return self.count_for(math.inf, at_most)[0]
+
+    def count_for(self, seconds: float, at_most: int | None = None) -> tuple[int, bool]:
+        """How many were counted by then, and whether these are all."""
+        total, give_up = 0, time.monotonic() + seconds
         for bottom, top in windows(*self.reach):
             inner = self._in(bottom, top).limit(None if at_most is None else at_most - total).subquery()
             total += db.session.scalar(select(func.count()).select_from(inner)) or 0
-            if at_most is not None and total >= at_most:
-                break
-        return total
+            if (at_most is not None and total >= at_most) or (time.monotonic() > give_up and bottom > self.reach[0]):
+                return total, False
+        return total, True
 
     def _in(self, low: int, high: int) -> Any:
-        return select(Completion.id).where(window(Completion.id, low, high), *self.conditions(low, high))
+        query = select(Completion.id).where(window(Completion.id, low, high), *self.conditions(low, high))
+        if "conversation_id" in self.values:
+            return query
+        judged = set(self.values.get("rating", ["none"])) <= {"good", "bad"} or self.values.get("reviewed") == "yes"
+        # left to itself SQLite reads whole rows, or sorts all of an owner's
+        return query.with_hint(Completion, f"INDEXED BY ix_completions_{'judged' if judged else 'facets'}", "sqlite")
 
     @cached_property
     def reach(self) -> tuple[int, int]:

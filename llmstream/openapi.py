@@ -12,9 +12,9 @@ from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.routing import Rule
 
 from .auth import has_login
-from .filters import FilterSchema, Moment
+from .filters import FilterSchema
 from .models import Completion
-from .schemas import AfterSchema, CompletionSchema, KeySchema, LastEventSchema, PageSchema, PromptSchema, ViewSchema
+from .schemas import AfterSchema, CompletionSchema, KeySchema, LastEventSchema, Moment, PageSchema, PromptSchema, ViewSchema
 
 bp = Blueprint("openapi", __name__)
 TEXT: dict[str, Any] = {"type": "string"}

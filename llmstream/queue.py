@@ -18,7 +18,7 @@ from .models import Completion, db, turns
 from .schemas import BIGGEST_ID, Digits
 
 bp = Blueprint("queue", __name__, url_prefix="/review")
-MANY = 10_000  # left to review: not counted any further
+MANY, COUNT_S = 10_000, 0.15  # what is left to review is not counted any further, nor for longer
 ENDED = ["completed", "failed", "incomplete", "cancelled"]
 # on to what is older than `before`, or newer than `after`; or this very `completion`; `judged` is the one just done
 PLACE = ("before", "after", "completion", "judged")
@@ -46,8 +46,7 @@ def index() -> str:
         place=place,
         shown=shown,
         completion=completion,
-        left=waiting.count(MANY + 1),
-        many=MANY,
+        left=left_in(waiting),
         earlier=earlier_turns(completion) if completion else [],
         last=next(iter(Review.of(place["judged"], 1)), None) if "judged" in place else None,
         **(judging(completion.id) if completion else {}),
@@ -83,6 +82,14 @@ def look(waiting: Filter, place: dict[str, int]) -> Place:
         if not before:
             break
     return Place(None, is_taken, before)
+
+
+def left_in(waiting: Filter) -> str:
+    """How many in words: exactly where that is quick."""
+    count, are_all = waiting.count_for(COUNT_S, MANY + 1)
+    if count > MANY:
+        return f"more than {MANY:,}"
+    return f"{count:,}" if are_all else f"at least {count:,}" if count else "an unknown number"
 
 
 def earlier_turns(completion: Completion, limit: int = 20) -> Sequence[Completion]:

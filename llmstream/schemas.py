@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 BIGGEST_ID = 2**63 - 1
+STATUSES = ["in_progress", "completed", "failed", "incomplete", "cancelled"]
 
 
 def storable(text: str) -> None:
@@ -103,6 +104,56 @@ class ViewSchema(Schema):
     view = fields.String(validate=validate.OneOf(["rendered", "raw"]))
 
 
+class Moment(fields.Field[datetime]):
+    """A day in UTC, or an instant (RFC 3339). With `end` a day counts to its end."""
+
+    def __init__(self, end: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.end = end
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        text = str(value).upper().replace(" ", "+")  # a + in a URL becomes a space
+        try:
+            if len(text) == 10:
+                return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=self.end)
+            if text[10] != "T":
+                raise ValueError
+            instant = datetime.fromisoformat(text)
+            if instant.tzinfo is None:
+                raise ValueError
+            return instant.astimezone(UTC)
+        except (ValueError, IndexError, OverflowError):
+            raise ValidationError("Must be a day (2026-01-31) or an instant (2026-01-31T09:30:00Z).") from None
+
+
+def some(*values: str) -> fields.List:
+    """One or several of a kind; without `values` any text."""
+    allowed = validate.OneOf(values) if values else validate.And(storable, validate.Length(1, 200))
+    return fields.List(fields.String(validate=allowed), validate=validate.Length(max=50))
+
+
+class FilterSchema(Schema):
+    """The parameters that every list of completions takes (docs/api.md, "Filters"). Unknown ones are refused."""
+
+    class Meta:
+        unknown = RAISE
+        include = {"from": Moment()}  # noqa: RUF012
+
+    to = Moment(end=True)
+    status = some(*STATUSES)
+    model = some()
+    source = some("chat", "api")
+    rating = some("good", "bad", "none")
+    tag = some()
+    reviewed = fields.String(validate=validate.OneOf(["yes", "no"]))
+    min_duration_ms = Digits(validate=validate.Range(0, 2**31 - 1))
+    max_duration_ms = Digits(validate=validate.Range(0, 2**31 - 1))
+    owner = some()
+    reason = some()
+    conversation_id = Digits(validate=validate.Range(1, BIGGEST_ID))
+    q = fields.String(validate=[storable, validate.Length(max=500)])
+
+
 def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -137,3 +188,5 @@ class CompletionSchema(Schema):
     client_name = fields.String()
     provider_name = fields.String()
     owner = fields.String()
+    rating = fields.String()
+    reviewed_at = fields.Function(lambda completion: completion.reviewed_at and rfc3339(completion.reviewed_at))

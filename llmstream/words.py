@@ -60,7 +60,8 @@ def parse(query: str) -> list[Term]:
     terms = []
     for quoted, star, bare in TERM.findall(query):
         if found := words(quoted or bare):
-            terms.append(Term(tuple(found), bool(star) or bare.endswith("*")))
+            is_open = bool(star) or bare.endswith("*")
+            terms.append(Term(tuple(found), is_open and len(found[-1]) > 1))  # one letter begins too many words
     return list(dict.fromkeys(terms))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llmstream.queue import left_in
 from tests.client import Client
 from tests.contract import is_problem
 from tests.exchange import Gate
@@ -154,3 +155,14 @@ def test_the_reasons_used_most_are_suggested_first(client: Client, tag: str, ids
         said: dict[str, Any] = {"reason": "smells of fish", "note": str(number)}
         client.call("POST", f"/history/{ids[0]}/reviews", json=said)
     assert "smells of fish" in suggested()[:2] and "wrong fact" in suggested()
+
+
+@pytest.mark.parametrize(("count", "are_all", "words"), [
+    (0, True, "0"), (1234, True, "1,234"), (10_000, True, "10,000"), (10_001, False, "more than 10,000"),
+    (812, False, "at least 812"), (0, False, "an unknown number")])
+def test_what_is_left_is_counted_exactly_only_where_that_is_quick(count: int, are_all: bool, words: str) -> None:
+    class Counted:
+        def count_for(self, seconds: float, at_most: int) -> tuple[int, bool]:
+            assert seconds < 0.5 and at_most == 10_001
+            return count, are_all
+    assert left_in(Counted()) == words  # type: ignore[arg-type]

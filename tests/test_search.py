@@ -107,7 +107,7 @@ def test_all_of_an_old_database_becomes_searchable(start: Callable[..., Service]
     made = [service.client.stream_text(f"Number {i}") for i in range(60)]
     ids = [stream.completion_id for stream in made if stream.text()]
     eventually(lambda: len(search(service.client, "number")) == 60, 5)
-    service.kill()
+    service.stop()
     assert service.database
     service.database.execute("DELETE FROM completions_fts")
     service.database.execute("DELETE FROM search_progress")

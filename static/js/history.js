@@ -13,21 +13,31 @@ const list = () => results.querySelector('[data-part="rows"]');
 const rows = () => [...results.querySelectorAll(".row")];
 const liveRows = () => results.querySelectorAll('.row[data-status="in_progress"]');
 let waiting = []; // new rows that the reader has not asked for yet, newest first
+let isFull = false; // more came than this page can take: only a fresh one shows them without a gap
+let isFetching = false;
 let timer = 0;
 
 function schedule() {
-  clearTimeout(timer);
   const isLive = liveRows().length > 0;
   if (!document.hidden && (isNewest || isLive)) timer = setTimeout(refresh, isLive ? LIVE_MS : QUIET_MS);
 }
 
+// What came while the page was hidden is there as soon as it is seen.
+function onVisibility() {
+  clearTimeout(timer);
+  if (!document.hidden && !isFetching && (isNewest || liveRows().length)) refresh();
+}
+
 async function refresh() {
+  isFetching = true;
   const fresh = await fetchPage();
   if (fresh?.querySelector('[data-part="results"]')) {
     localiseTimes(fresh);
     for (const row of liveRows()) await renew(row, fresh.getElementById(row.id));
-    if (isNewest) takeNew(fresh.querySelector('[data-part="results"]'));
+    if (!fresh.querySelector(".hint")) results.querySelector(".hint")?.remove();
+    if (isNewest && !isFull) takeNew(fresh.querySelector('[data-part="results"]'));
   }
+  isFetching = false;
   schedule();
 }
 
@@ -95,10 +105,8 @@ function offer(wasWaiting) {
   if (!wasWaiting) announce(words);
 }
 
-// More came than one page holds: only a fresh page shows them without a gap.
 function offerReload() {
-  clearTimeout(timer);
-  timer = 0;
+  isFull = true;
   news("Many new answers: show the newest", () => location.reload());
 }
 
@@ -155,7 +163,7 @@ document.addEventListener("submit", onSubmit);
 addEventListener("pageshow", () => {
   for (const field of document.querySelector('[data-part="filters"]')?.elements || []) field.disabled = false; // back from a search
 });
-document.addEventListener("visibilitychange", schedule);
+document.addEventListener("visibilitychange", onVisibility);
 keys({
   j: ["Next answer", () => move(1), { repeats: true }],
   k: ["Answer before", () => move(-1), { repeats: true }],

@@ -3,6 +3,7 @@ import { enableJudging, isUnchanged } from "./judge.js";
 import { keys } from "./keys.js";
 import { MarkdownView } from "./markdown.js";
 import { announce, enableCopy, localiseTimes } from "./page.js";
+import { learnNames, markHidden } from "./visible.js";
 
 const RENEW_MS = 45_000; // an answer is ours for two minutes at a time
 const FIELDS = ["reason", "note", "correction"];
@@ -17,7 +18,8 @@ function show() {
   localiseTimes(main);
   const box = part("answer");
   answer = box?.textContent ?? "";
-  if (answer) new MarkdownView(box).finish(answer);
+  learnNames(main);
+  if (answer) new MarkdownView(box).finish(answer).then(() => markHidden(box));
   enableJudging(main, () => answer);
   restoreDraft();
 }

@@ -13,8 +13,12 @@ const MOST_MARKS = 1000;
 
 // The names come with the page: the server has marked the same characters there.
 const names = new Map();
-for (const { textContent, title } of document.querySelectorAll(".hidden-character")) {
-  if (textContent) names.set(textContent.codePointAt(0), title.replace(/, \d+ in a row$/, ""));
+learnNames(document);
+
+export function learnNames(root) {
+  for (const { textContent, title } of root.querySelectorAll(".hidden-character")) {
+    if (textContent) names.set(textContent.codePointAt(0), title.replace(/, \d+ in a row$/, ""));
+  }
 }
 
 // Marks what is hidden in the text nodes of `element`. Its text content stays.
@@ -22,8 +26,8 @@ export function markHidden(element) {
   const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
   const nodes = [];
   while (walker.nextNode()) {
-    HIDDEN.lastIndex = 0;
-    if (!walker.currentNode.parentElement.closest(".hidden-character") && HIDDEN.test(walker.currentNode.data)) nodes.push(walker.currentNode);
+    const node = walker.currentNode;
+    if (!node.parentElement.closest(".hidden-character") && node.data.search(HIDDEN) >= 0) nodes.push(node);
   }
   let room = MOST_MARKS - element.querySelectorAll(".hidden-character").length;
   for (const node of nodes) room = markNode(node, room);

@@ -62,9 +62,10 @@ def addresses(service: Service, live: int) -> list[str]:
     """Every address that answers with a page, by the URL map and the states above."""
     assert service.database
     row = service.database.rows("SELECT id, conversation_id FROM completions WHERE regenerated_from IS NOT NULL LIMIT 1")[0]
-    names = {"talk": row["conversation_id"], "live": live, "completion_id": row["id"], "other": row["id"] - 1}
-    rules = create_app({"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"}).url_map.iter_rules()
-    patterns = [re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in rules if "GET" in (rule.methods or ())]
+    names = {"talk": row["conversation_id"], "live": live, "completion_id": row["id"], "other_id": row["id"] - 1}
+    url_map = create_app({"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"}).url_map
+    rules = [re.sub(r"<any\((\w+).*?>", r"\1", rule.rule) for rule in url_map.iter_rules() if "GET" in (rule.methods or ())]
+    patterns = [re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule) for rule in rules]
     patterns = [pattern for pattern in patterns if not pattern.startswith(("/static", "/stream"))]
     found = [pattern.format(**names) for pattern in [*patterns, *STATES]]
     pages = [address for address in dict.fromkeys(found) if "html" in service.client.page(address).headers["Content-Type"]]

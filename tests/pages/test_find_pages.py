@@ -132,6 +132,42 @@ def test_a_judged_answer_shows_it_in_its_row(page: Any, service: Service, comple
     expect(row(page, completed).locator(".verdict")).to_have_text("Bad")
 
 
+def test_a_view_is_saved_opened_and_deleted(either: Any, service: Service, failed: int, completed: int) -> None:
+    name = f"Failed, for {failed}"
+    either.goto(service.url + "/history?status=failed")
+    either.locator(".views summary").click()
+    either.get_by_label("Save these filters as").fill(name)
+    either.get_by_role("button", name="Save", exact=True).click()
+    view = either.get_by_role("link", name=name)
+    expect(view).to_have_attribute("aria-current", "page")
+    either.get_by_role("link", name="Everything").click()
+    expect(row(either, completed)).to_be_visible()
+    view.click()
+    expect(row(either, failed)).to_be_visible()
+    expect(row(either, completed)).to_have_count(0)
+    either.locator(".views summary").click()
+    either.get_by_role("button", name=f"Delete the view {name}").click()
+    expect(view).to_have_count(0)
+    assert query(either) == {"status": ["failed"]}
+
+
+def test_what_is_used_is_on_offer(page: Any, service: Service, client: Client, completed: int) -> None:
+    client.call("PUT", f"/history/{completed}/tags/odd one").raise_for_status()
+    page.goto(service.url + "/history")
+    expect(row(page, completed).locator(".tag")).to_contain_text("odd one")
+    open_panel(page, "Tags")
+    page.get_by_label("odd one").check()
+    open_panel(page, "Dates")
+    page.get_by_label("From", exact=True).fill("2020-01-31")
+    page.get_by_label("From", exact=True).press("Enter")
+    expect(page.locator(".row")).to_have_count(1)
+    assert query(page) == {"tag": ["odd one"], "from": ["2020-01-31"]}
+    open_panel(page, "Dates")
+    page.get_by_role("link", name="Today").click()
+    expect(row(page, completed)).to_be_visible()
+    assert query(page).keys() == {"from", "tag"}
+
+
 def test_a_new_answer_comes_by_itself_where_it_fits_the_filter(
         timed: Any, service: Service, client: Client, upstream: Upstream, failed: int) -> None:
     timed.goto(service.url + "/history?status=failed")
@@ -166,6 +202,16 @@ def test_nothing_moves_under_the_eyes_of_a_reader(timed: Any, service: Service, 
     expect(row(timed, new.completion_id).get_by_role("link")).to_be_focused()
     expect(row(timed, new.completion_id)).to_be_in_viewport()
     expect(button).to_have_count(0)
+
+
+def test_where_more_came_than_a_page_holds_a_fresh_one_is_offered(timed: Any, service: Service, client: Client) -> None:
+    client.stream_text("Hello").text()
+    timed.goto(service.url + "/history?limit=1")
+    for _ in range(2):
+        client.stream_text("Hello").text()
+    timed.clock.run_for(3500)
+    timed.get_by_role("button", name="Many new answers: show the newest").click()
+    expect(timed.locator(".row")).to_have_id(f"completion-{client.history(limit=1)['data'][0]['id']}")
 
 
 def test_the_first_answer_of_all_comes_by_itself(timed: Any, service: Service, client: Client, database: Any) -> None:

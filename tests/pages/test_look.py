@@ -96,10 +96,10 @@ def test_the_keyboard_reaches_everything_in_order(chat: Chat, upstream: Upstream
     chat.page.keyboard.press("Enter")
     expect(chat.page.locator("#main")).to_be_focused()
     seen = []
-    for _ in range(6):
+    for _ in range(8):
         chat.page.keyboard.press("Tab")
         seen.append(chat.page.evaluate(name))
-    assert seen == ["Copy", "Regenerate", "Details", "Your prompt", "Model", "Send"]
+    assert seen == ["Copy", "Good answer", "Bad answer", "Regenerate", "Details", "Your prompt", "Model", "Send"]
 
 
 def test_the_headings_and_landmarks_are_in_order(chat: Chat, upstream: Upstream) -> None:

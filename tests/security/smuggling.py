@@ -1,4 +1,4 @@
-"""Requests whose end two servers could see at different places, over bare sockets: each must be refused, and nothing after it served."""
+"""Requests that two programs could read in two ways, over bare sockets: each is refused, and nothing after it is served."""
 import socket
 from typing import NamedTuple
 

@@ -1,0 +1,102 @@
+"""The numbers in the browser: pictures that lead to rows, and tables that need no script."""
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import Launch
+from tests.pages.chat import SQLITE, expect
+from tests.service import Database, Service
+from tests.test_demo import demo
+
+pytestmark = pytest.mark.parametrize(*SQLITE, indirect=True)
+
+
+@pytest.fixture(scope="module")
+def numbers(new_database: Callable[[], Database], launch: Launch) -> Iterator[Service]:
+    database = new_database()
+    assert demo(database, "--count", "150", "--days", "10").exit_code == 0
+    database.execute("UPDATE completions SET status = 'cancelled' WHERE status = 'in_progress'")
+    service = launch(database, WEB_CONCURRENCY=1)
+    yield service
+    service.stop()
+
+
+def drawn(page: Any) -> Any:
+    page.locator("html[data-drawn]").wait_for(state="attached")
+    return page
+
+
+def pixels(page: Any, picture: str) -> list[str]:
+    """The colours of a picture, most frequent first."""
+    return page.locator(f"#{picture} canvas").evaluate("""canvas => {
+        const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data, seen = {};
+        for (let i = 0; i < data.length; i += 4) if (data[i + 3] === 255) {
+            const c = data.slice(i, i + 3).join();
+            seen[c] = (seen[c] || 0) + 1;
+        }
+        return Object.keys(seen).sort((a, b) => seen[b] - seen[a]);
+    }""")
+
+
+def test_a_click_on_a_bar_opens_exactly_those_rows(page: Any, numbers: Service) -> None:
+    page.goto(numbers.url + "/stats?days=7")
+    drawn(page)
+    page.locator("#models summary").click()
+    cell = page.locator("#models tbody tr").first.locator("td").first
+    count, address = int(cell.inner_text()), cell.locator("a").get_attribute("href")
+    assert count == numbers.database.value(
+        "SELECT count(*) FROM completions WHERE status = 'completed' AND request_model = :m AND created_at >= :d",
+        m=page.locator("#models tbody th").first.inner_text(), d=re.search(r"from=([\d-]+)", address)[1])
+    page.locator("#models canvas").scroll_into_view_if_needed()
+    spot = page.evaluate("""() => {
+        const { x, y } = globalThis.Chart.getChart(document.querySelector("#models canvas")).getDatasetMeta(0).data[0];
+        return { x: x - 5, y };
+    }""")
+    page.locator("#models canvas").click(position=spot)
+    page.wait_for_url("**/history?*")
+    assert page.url.endswith(address)
+    expect(page.locator(".row")).to_have_count(min(count, 20))
+
+
+def test_the_pictures_follow_the_colours_of_the_page(page: Any, numbers: Service) -> None:
+    page.goto(numbers.url + "/stats")
+    light = pixels(drawn(page), "answers")
+    assert light, "something is drawn"
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("old => getComputedStyle(document.body).backgroundColor !== old", arg="rgb(255, 255, 255)")
+    dark = pixels(page, "answers")
+    assert dark and dark[0] != light[0]
+
+
+def test_the_keyboard_reaches_the_rows_too(page: Any, numbers: Service) -> None:
+    page.goto(numbers.url + "/stats?days=7")
+    drawn(page).locator("#answers summary").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#answers table")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("region", name="Answers: the figures")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/history?from=*")
+
+
+def test_without_a_script_the_tables_are_there(new_page: Callable[..., Any], numbers: Service) -> None:
+    page = new_page(java_script_enabled=False)
+    page.goto(numbers.url + "/stats?days=7&model=mistral-small")
+    expect(page.locator("#answers tbody tr")).to_have_count(7)
+    expect(page.locator("canvas").first).to_be_hidden()
+    page.get_by_role("link", name="Remove: Model mistral-small").click()
+    page.get_by_role("link", name="90 days").click()
+    expect(page.locator("#first tbody tr")).to_have_count(90)
+    expect(page.locator("#first tbody tr").first).to_contain_text("no answers")
+
+
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(new_page: Callable[..., Any], numbers: Service) -> None:
+    page = new_page(viewport={"width": 360, "height": 740})
+    page.goto(numbers.url + "/stats")
+    drawn(page)
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -1,0 +1,171 @@
+"""Deleting reaches everything that belongs to an answer, asks first, and harms nothing that is being written."""
+import html
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from llmstream import create_app
+from tests.client import Client, EventStream, eventually
+from tests.contract import is_problem
+from tests.exchange import Gate
+from tests.service import Database, Service
+from tests.steps import answer, held
+from tests.upstream import Upstream
+
+
+def ask(client: Client, upstream: Upstream, word: str = "word", **fields: Any) -> int:
+    """A completed answer with that word in it; its id."""
+    stream = client.stream_text(upstream.script(answer(f"An answer with the {word}.")).prompt, **fields)
+    stream.text()
+    return stream.completion_id
+
+
+def writing(client: Client, upstream: Upstream, gate: Gate, **fields: Any) -> EventStream:
+    """An answer that goes on once the gate is open."""
+    stream = client.stream_events(upstream.script(*held(gate, "so far", " and on")).prompt, **fields)
+    stream.until("delta")
+    return stream
+
+
+def judge(client: Client, completion_id: int) -> None:
+    said = {"rating": "bad", "correction": "Right."}
+    assert client.call("POST", f"/history/{completion_id}/reviews", json=said).status_code == 201
+    assert client.call("PUT", f"/history/{completion_id}/tags/odd").status_code == 201
+
+
+def traces(database: Database, completion_id: int) -> dict[str, int]:
+    """How many rows each table has of this answer."""
+    tables = {"completions": "id", "chunks": "completion_id", "reviews": "completion_id", "tags": "completion_id",
+              "completions_fts": "rowid" if database.kind == "sqlite" else "completion_id"}
+    return {table: database.value(f"SELECT count(*) FROM {table} WHERE {key} = :id", id=completion_id)
+            for table, key in tables.items()}
+
+
+def test_one_answer_goes_with_all_that_belongs_to_it(client: Client, database: Database, upstream: Upstream) -> None:
+    kept = ask(client, upstream)
+    gone = ask(client, upstream, "zyzzyva", conversation_id=client.history(kept)["conversation_id"])
+    again = client.stream_text(regenerate=gone)
+    again.text()
+    judge(client, gone)
+    eventually(lambda: client.history(q="zyzzyva")["data"], 10, "indexing")
+    assert all(count == (0 if table == "chunks" else 1) for table, count in traces(database, gone).items())
+    assert client.call("DELETE", f"/history/{gone}").json() == {"deleted": 1}
+    assert not any(traces(database, gone).values())
+    assert gone not in [item["id"] for item in client.history(q="zyzzyva")["data"]]
+    is_problem(client.get(f"/history/{gone}"), 404)
+    is_problem(client.call("DELETE", f"/history/{gone}"), 404)
+    left = client.history(again.completion_id)
+    assert left["regenerated_from"] is None and left["conversation"] == [kept, again.completion_id]
+
+
+def test_a_conversation_goes_with_its_last_answer(client: Client, database: Database, upstream: Upstream) -> None:
+    first = ask(client, upstream)
+    talk = client.history(first)["conversation_id"]
+    second = ask(client, upstream, conversation_id=talk)
+    client.call("DELETE", f"/history/{first}")
+    assert database.value("SELECT count(*) FROM conversations WHERE id = :id", id=talk) == 1
+    client.call("DELETE", f"/history/{second}")
+    assert database.value("SELECT count(*) FROM conversations WHERE id = :id", id=talk) == 0
+    is_problem(client.ask("Hello?", conversation_id=talk), 404)
+
+
+def test_a_whole_conversation_is_deleted_at_once(client: Client, database: Database, upstream: Upstream) -> None:
+    first = ask(client, upstream)
+    talk = client.history(first)["conversation_id"]
+    second = ask(client, upstream, conversation_id=talk)
+    assert client.call("DELETE", f"/conversations/{talk}").json() == {"deleted": 2}
+    assert not any({**traces(database, first), **traces(database, second)}.values())
+    is_problem(client.call("DELETE", f"/conversations/{talk}"), 404)
+
+
+def test_what_is_being_written_is_not_deleted(client: Client, upstream: Upstream) -> None:
+    gate = Gate()
+    stream = writing(client, upstream, gate)
+    for path in (f"/history/{stream.completion_id}", f"/conversations/{stream.conversation_id}"):
+        assert "still being written" in is_problem(client.call("DELETE", path), 409)["detail"]
+    gate.open()
+    assert stream.end().name == "completed"
+    assert client.history(stream.completion_id)["response"] == "so far and on"
+
+
+def test_a_filters_worth_is_shown_confirmed_and_deleted(client: Client, database: Database, upstream: Upstream) -> None:
+    first = ask(client, upstream)
+    talk = client.history(first)["conversation_id"]
+    ids = [first, *(ask(client, upstream, conversation_id=talk) for _ in range(11))]
+    judge(client, first)
+    elsewhere = ask(client, upstream)
+    page, path = client.page(f"/delete?conversation_id={talk}"), f"/delete?conversation_id={talk}"
+    words = re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]+>", " ", page.text)))
+    assert "Answers 12" in words and "In conversations 1" in words and "Judgements of them 1" in words
+
+    def send(shown: int, typed: str) -> tuple[int, str]:
+        response = client.call("POST", path, data={"shown": shown, "typed": typed}, headers={"Accept": "text/html"})
+        return response.status_code, response.text
+    assert send(12, "11")[0] == send(12, "")[0] == send(12, "yes")[0] == 422
+    gate = Gate()
+    running = writing(client, upstream, gate, conversation_id=talk)
+    assert "1 answer is still being written and will stay" in html.unescape(client.page(path).text)
+    late = ask(client, upstream)
+    assert send(11, "11")[0] == 409, "it has grown since"
+    assert all(traces(database, completion_id)["completions"] for completion_id in ids)
+    code, text = send(12, " 12 ")
+    assert code == 200 and "12 answers are deleted" in text and "12 of 12 deleted" in text
+    assert not any(count for completion_id in ids for count in traces(database, completion_id).values())
+    gate.open()
+    assert running.end().name == "completed"
+    assert [item["id"] for item in client.history(conversation_id=talk)["data"]] == [running.completion_id]
+    assert client.history(elsewhere) and client.history(late)
+    assert database.value("SELECT count(*) FROM audit WHERE action = 'delete' AND target = 'history'")
+
+
+def test_a_row_that_is_deleted_under_its_writer_harms_nobody(client: Client, database: Database, upstream: Upstream) -> None:
+    """As by hand in the database: its readers are cut, other answers go on."""
+    gates = [Gate(), Gate()]
+    doomed, other = (writing(client, upstream, gate) for gate in gates)
+    follower = client.reattach_events(doomed.completion_id)
+    for table, key in (("chunks", "completion_id"), ("completions", "id")):
+        database.execute(f"DELETE FROM {table} WHERE {key} = :id", id=doomed.completion_id)
+    for gate in gates:
+        gate.open()
+    assert doomed.end().name != "completed"
+    assert follower.end().name != "completed"
+    assert other.end().name == "completed"
+    assert client.history(other.completion_id)["response"] == "so far and on"
+    assert not any(traces(database, doomed.completion_id).values())
+
+
+def command(database: Database, *words: str) -> str:
+    app = create_app({"DATABASE_URL": database.url, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"})
+    ran = app.test_cli_runner().invoke(args=words)
+    assert ran.exit_code == 0, ran.output
+    return ran.output
+
+
+def make_old(database: Database, completion_id: int, days: int) -> None:
+    at = datetime.now(UTC) - timedelta(days=days)
+    stored = f"{at:%Y-%m-%d %H:%M:%S.%f}" if database.kind == "sqlite" else at
+    database.execute("UPDATE completions SET created_at = :at WHERE id = :id", id=completion_id, at=stored)
+
+
+def test_what_is_too_old_goes_by_command_and_by_setting(
+        start: Any, new_database: Callable[[], Database], upstream: Upstream) -> None:
+    database = new_database()
+    first = start(database, WEB_CONCURRENCY=1)
+    ids = [ask(first.client, upstream) for _ in range(3)]
+    for completion_id, days in zip(ids, (100, 40), strict=False):
+        make_old(database, completion_id, days)
+    assert "1 answers are older than 60 days" in command(database, "retain", "--days", "60", "--dry-run")
+    assert [item["id"] for item in first.client.history()["data"]] == ids[::-1]
+    assert "1 answers were deleted" in command(database, "retain", "--days", "60")
+    assert [item["id"] for item in first.client.history()["data"]] == ids[:0:-1]
+    first.stop()
+    second: Service = start(database, WEB_CONCURRENCY=2, LLMSTREAM_RETENTION_DAYS=30)
+    eventually(lambda: [item["id"] for item in second.client.history()["data"]] == ids[2:], 15, "the retention")
+
+
+@pytest.mark.parametrize("path", ["/history/999999999", "/conversations/999999999", "/history/" + "9" * 30])
+def test_what_is_not_there_cannot_be_deleted(client: Client, path: str) -> None:
+    is_problem(client.call("DELETE", path), 404)
