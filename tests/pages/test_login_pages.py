@@ -99,7 +99,8 @@ def test_a_reviewer_judges_others_answers_by_keyboard_and_exports(
 def test_an_admin_makes_users_and_keys_and_deletes(team: Team, upstream: Upstream, as_: Callable[..., Any]) -> None:
     stream = team.by("eve").stream_text(upstream.script(*answer("to be deleted")).prompt)
     stream.text()
-    page = as_("ana", "/login")
+    page = as_("ana")
+    page.get_by_role("link", name="ana").click()
     page.get_by_role("link", name="Users, keys").click()
     adding = page.locator("form", has=page.get_by_role("heading", name="Add a user"))
     adding.get_by_label("Name").fill("zoe")
