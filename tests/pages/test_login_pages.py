@@ -113,8 +113,9 @@ def test_an_admin_makes_users_and_keys_and_deletes(team: Team, upstream: Upstrea
     making.get_by_role("button", name="Make").click()
     secret = page.locator(".secret").inner_text()
     assert team.with_key(secret).get("/history").json()["data"] == []
-    page.get_by_role("row", name="a script").get_by_role("button", name="Revoke").click()
-    expect(page.get_by_role("row", name="a script")).to_contain_text("revoked")
+    made = page.get_by_role("region", name="API keys").get_by_role("row", name="a script")
+    made.get_by_role("button", name="Revoke").click()
+    expect(made).to_contain_text("revoked")
     assert secret not in page.content() and team.with_key(secret).get("/history").status_code == 401
     page.goto(f"{team.service.url}/delete?conversation_id={stream.conversation_id}")
     page.get_by_label("To confirm").fill("1")

@@ -9,9 +9,12 @@ OTHER = {"OPENAI_BASE_URL": "https://models.example.com/v1/", "LLMSTREAM_MODEL":
 
 
 @pytest.mark.parametrize("name, value, says", [
-    ("HOST", "0.0.0.0", "a loopback address"),
-    ("HOST", "192.168.1.5", "there is no login yet"),
-    ("HOST", "example.com", "a loopback address"),
+    ("HOST", "example.com", "an address"),
+    ("HOST", "0.0.0.0:80", "an address"),
+    ("LLMSTREAM_PROXIES", "10.0.0.300", "addresses or networks"),
+    ("LLMSTREAM_HOSTS", "https://llm.example.com", "without port and scheme"),
+    ("LLMSTREAM_STREAMS_AT_ONCE", "0", "a whole number"),
+    ("SECRET_KEY", "too short", "at least 32 characters"),
     ("PORT", "0", "1 to 65535"),
     ("PORT", "65536", "1 to 65535"),
     ("PORT", "http", "a whole number"),
@@ -53,6 +56,7 @@ def test_another_server_needs_the_name_of_a_model() -> None:
     ("DATABASE_URL", "postgresql://anna:sharp@pa55word@host/name"),
     ("OPENAI_BASE_URL", "https://anna:pa55word@models.example.com/v1"),
     ("OPENAI_API_KEY", "pa55word with spaces"),
+    ("SECRET_KEY", "pa55word"),
 ])
 def test_a_secret_is_never_shown(name: str, value: str) -> None:
     with pytest.raises(ConfigError) as refused:
