@@ -52,7 +52,7 @@ class Parser:
             self._after_cr = False
         events = []
         for line in received.splitlines(keepends=True):  # bytes split at CR, LF and CRLF only
-            self._size += len(line)
+            self._size += len(line) - line.endswith(b"\r\n")  # CRLF counts once, since it may be split over two reads
             if self._size > self.limit:
                 break
             self._line.append(line)

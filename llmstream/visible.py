@@ -32,7 +32,7 @@ HIDDEN = re.compile(
 
 def visible(text: str) -> Markup:
     """`text` (or Markup, as it is) as HTML in which each hidden character has a mark that names it. The text content stays."""
-    return Markup("".join(_pieces(text)))
+    return Markup("").join(_pieces(text))
 
 
 def _pieces(text: str) -> Iterator[Markup]:

@@ -1,4 +1,6 @@
 """Requests that two programs could read in two ways, over bare sockets: each is refused, and nothing after it is served."""
+
+import re
 import socket
 from typing import NamedTuple
 
@@ -67,11 +69,21 @@ PROBES: dict[str, bytes] = {
     "no version": b"GET /history\r\nHost: %(host)s\r\n\r\n",
     "a preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 }
-PIPELINED: dict[str, bytes] = {  # an error that leaves a body unread, or none at all
-    "a body that is too long": post(b"Content-Length: 9000000\r\n", body=b"x" * 100),
-    "a body of another kind": post(b"Content-Length: 7\r\n", body=b"{oops}}").replace(b"application/json", b"text/plain"),
-    "a body on a GET that is refused": b"GET /no/such/page HTTP/1.1\r\nHost: %(host)s\r\nContent-Length: 60\r\n\r\n",
+INSIDE = b"GET /history?limit=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"  # a request as a body
+LENGTH = b"Content-Length: %d\r\n" % len(INSIDE)
+CLOSE = b"GET /no/such/page HTTP/1.1\r\nHost: %(host)s\r\nConnection: close\r\n\r\n"
+PIPELINED: dict[str, bytes] = {  # refused before the body was read
+    "a body that is too long": post(b"Content-Length: 9000000\r\n", b"Connection: close\r\n", body=INSIDE),
+    "a body of another kind": post(LENGTH, b"Connection: close\r\n", body=INSIDE).replace(b"application/json", b"text/plain"),
+    "a body on a GET": b"GET /no/such/page HTTP/1.1\r\nHost: %(host)s\r\nConnection: close\r\n" + LENGTH + b"\r\n" + INSIDE,
+    "a body at an unknown method": b"BREW /history HTTP/1.1\r\nHost: %(host)s\r\nConnection: close\r\n"
+    + LENGTH
+    + b"\r\n"
+    + INSIDE,
+    "a body for a stranger": post(LENGTH, b"Connection: close\r\n", body=INSIDE).replace(b"%(host)s", b"evil.example"),
 }
+# The same without `Connection: close`: what comes behind the body is the next request, and the body is none.
+KEPT = {name: probe.replace(b"Connection: close\r\n", b"") + CLOSE for name, probe in PIPELINED.items()}
 
 
 class Answer(NamedTuple):
@@ -92,7 +104,7 @@ def send(port: int, probe: bytes, hidden: bytes = HIDDEN, timeout: float = 6.0) 
         except (ConnectionResetError, BrokenPipeError):
             pass
     status = int(received.split(None, 2)[1]) if received.startswith(b"HTTP/") else 0
-    return Answer(status, received.count(b"HTTP/1."), received)
+    return Answer(status, len(re.findall(rb"HTTP/1\.[01] \d\d\d ", received)), received)
 
 
 def filled(request: bytes, values: dict[bytes, bytes]) -> bytes:
