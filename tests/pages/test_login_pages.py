@@ -6,6 +6,7 @@ import pytest
 
 from tests.client import eventually
 from tests.pages.chat import SQLITE, Chat, expect
+from tests.pages.test_access import LOOKS, check
 from tests.people import Team, password
 from tests.steps import answer
 from tests.upstream import Upstream
@@ -146,3 +147,12 @@ def test_another_users_conversation_is_not_there(team: Team, upstream: Upstream,
     for path in (f"/history/{stream.completion_id}", f"/?conversation={stream.conversation_id}"):
         assert page.goto(team.service.url + path).status == 404
         assert "secret" not in page.content()
+
+
+@LOOKS
+def test_the_pages_of_the_login_stand_in_nobodys_way(
+        team: Team, as_: Callable[..., Any], new_page: Callable[..., Any], look: dict[str, Any]) -> None:
+    assert check(new_page(**look), team.service.url + "/login") == []
+    page = as_("ana", **look)
+    for path in ("/login", "/admin", "/history", "/review"):
+        assert check(page, team.service.url + path) == [], path
