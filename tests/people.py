@@ -1,15 +1,14 @@
 """Who uses a service with a login: made by the commands and the admin's page, with a browser and an API key each."""
 
-import os
 import re
-import subprocess
-import sys
 from typing import Any
 
 import requests
 
+from llmstream import create_app
+from llmstream.extensions import db
 from tests.client import Client, eventually
-from tests.service import OURS, ROOT, Database, Service
+from tests.service import Database, Service
 
 ROLES = {"ana": "admin", "rita": "reviewer", "bob": "user", "eve": "user"}
 PAGE = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -19,22 +18,15 @@ def password(name: str) -> str:
     return f"a long password of {name}"
 
 
-def command(database: Database, *words: str, typed: str = "", fails: bool = False, **settings: str) -> str:
-    """Run `flask --app wsgi ...` on this database. What it said; with `fails` it must have refused, without a traceback."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    clean |= {"DATABASE_URL": database.url, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"} | settings
-    ran = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", *words],
-        cwd=ROOT,
-        env=clean,
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    said = ran.stdout + ran.stderr
-    assert (ran.returncode != 0) == fails and "Traceback" not in said, f"flask {' '.join(words)}: {said}"
-    return said
+def command(database: Database, *words: str, typed: str = "", fails: bool = False) -> str:
+    """Run `flask --app wsgi ...` on this database. What it said; with `fails` it must have refused, and not by a fault."""
+    app = create_app({"DATABASE_URL": database.url, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"})
+    ran = app.test_cli_runner().invoke(args=words, input=typed)
+    with app.app_context():
+        db.engine.dispose()
+    assert isinstance(ran.exception, SystemExit | None), f"flask {' '.join(words)}: {ran.output}{ran.exception!r}"
+    assert (ran.exit_code != 0) == fails, f"flask {' '.join(words)}: {ran.output}"
+    return ran.output
 
 
 def add_user(database: Database, name: str, role: str) -> str:

@@ -26,7 +26,7 @@ def program(service: Service, *instances: Service) -> list[Client]:
     assert service.database
     name = f"user{next(_names)}"
     command(service.database, "user", "add", name, "--no-password")
-    secret = command(service.database, "key", "add", "k", "--user", name).split()[0]
+    secret = command(service.database, "key", "add", "k", "--user", name).split()[-1]
     clients = [Client(each.url, {"Authorization": f"Bearer {secret}"}) for each in (service, *instances)]
     eventually(lambda: all(client.get("/history").status_code == 200 for client in clients), 5)
     return clients
