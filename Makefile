@@ -2,6 +2,7 @@
 # make test   lint, types, line counts and all tests
 # make lint   lint and types alone
 # make faults FAULTS="--only zombie --seed 7"   the long pass of the faults, more than an hour (docs/reliability.md)
+# make security SECURITY="--minutes 2 --only naughty"   the long pass of the attackers' tools, an hour (docs/security.md)
 # make backup TO=FILE   copy the SQLite database while the service runs (docs/operations.md)
 # make demo   fill an empty database with a made-up history of thousands of answers, to look at the pages
 # make clean  remove the virtual environment; the data in instance/ stays
@@ -13,7 +14,7 @@ fail = { echo "llmstream: $(1)" >&2; exit 1; }
 pip = .venv/bin/python -m pip install --no-deps --disable-pip-version-check -r $(1) >.venv/pip.log 2>&1 || \
 	$(call fail,The packages could not be installed: see the end of .venv/pip.log and try again once that is put right.)
 
-.PHONY: run demo test faults lint backup clean chromium tools
+.PHONY: run demo test faults security lint backup clean chromium tools
 
 run: .venv/installed
 	@exec .venv/bin/python -m gunicorn
@@ -46,6 +47,9 @@ test: lint chromium tools
 
 faults: tools .venv/installed-dev
 	@.venv/bin/python -m tests.faults --long $(FAULTS)
+
+security: .venv/installed-dev
+	@nice -n 19 .venv/bin/python -m tests.security $(SECURITY)
 
 lint: .venv/installed-dev
 	@.venv/bin/ruff check .

@@ -50,6 +50,7 @@ def init_app(app: Flask) -> None:
     for step in (identify, refuse_forgery, enforce, enter):
         app.before_request(step)
     app.after_request(stay_while_streaming)
+    app.after_request(keep_private)
     app.teardown_request(leave)
     app.jinja_env.globals["csrf_field"] = csrf_field
     app.context_processor(lambda: {"actor": g.get("actor"), "may": lambda what: bool(g.get("actor")) and may(what)})
@@ -166,6 +167,13 @@ def enter() -> None:
 def stay_while_streaming(response: Response) -> Response:
     if response.is_streamed and "leave" in g:
         response.call_on_close(g.pop("leave"))
+    return response
+
+
+def keep_private(response: Response) -> Response:
+    """What somebody who has logged in was shown is kept by no cache, nor by the next one at this browser."""
+    if g.get("actor") and g.actor.credential:
+        response.headers.setdefault("Cache-Control", "no-store")
     return response
 
 
