@@ -69,7 +69,8 @@ class Team:
         assert service.database
         self.database = service.database
         add_user(self.database, "ana", "admin")
-        eventually(lambda: service.client.get("/history").status_code == 401, 5, "the end of the open mode")
+        asked = ["/history"] * 10  # each worker learns of it for itself
+        eventually(lambda: all(service.client.get(path).status_code == 401 for path in asked), 5, "the end of the open mode")
         self.ana = self.browser("ana")
         for name, role in ROLES.items():
             if name != "ana":
