@@ -33,6 +33,12 @@ def add_user(database: Database, name: str, role: str) -> str:
     return command(database, "user", "add", name, "--role", role, "--password-stdin", typed=password(name) + "\n")
 
 
+def wait_closed(service: Service) -> None:
+    """Until every worker asks for a login; each learns of the first user for itself."""
+    asked = ["/history"] * 10
+    eventually(lambda: all(service.client.get(path).status_code == 401 for path in asked), 10, "the end of the open mode")
+
+
 class Browser:
     """A browser's cookies and forms, without its pages."""
 
@@ -69,8 +75,7 @@ class Team:
         assert service.database
         self.database = service.database
         add_user(self.database, "ana", "admin")
-        asked = ["/history"] * 10  # each worker learns of it for itself
-        eventually(lambda: all(service.client.get(path).status_code == 401 for path in asked), 5, "the end of the open mode")
+        wait_closed(service)
         self.ana = self.browser("ana")
         for name, role in ROLES.items():
             if name != "ana":

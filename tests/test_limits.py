@@ -11,7 +11,7 @@ from tests.client import Client, eventually
 from tests.conftest import Launch
 from tests.contract import delivery_of, is_problem
 from tests.exchange import Gate
-from tests.people import Team, command
+from tests.people import Team, command, wait_closed
 from tests.service import Database, Service
 from tests.steps import answer, held
 from tests.upstream import Script, Upstream
@@ -28,7 +28,8 @@ def program(service: Service, *instances: Service) -> list[Client]:
     command(service.database, "user", "add", name, "--no-password")
     secret = command(service.database, "key", "add", "k", "--user", name).split()[-1]
     clients = [Client(each.url, {"Authorization": f"Bearer {secret}"}) for each in (service, *instances)]
-    eventually(lambda: all(client.get("/history").status_code == 200 for client in clients), 5)
+    for each in (service, *instances):
+        wait_closed(each)
     return clients
 
 

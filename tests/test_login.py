@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.client import Client, eventually
+from tests.client import Client
 from tests.conftest import Launch
-from tests.people import Browser, Team, add_user, command, password
+from tests.people import Browser, Team, add_user, command, password, wait_closed
 from tests.service import Database, free_port, one_database
 from tests.start.processes import environ, refusal
 from tests.steps import answer
@@ -154,7 +154,7 @@ def test_guessing_is_slowed_down_by_address_which_only_our_proxy_tells(
     service = start(new_database(), LLMSTREAM_PROXIES="127.0.0.0/8", LLMSTREAM_HOSTS="llm.example.com", WEB_CONCURRENCY=1)
     assert service.database
     add_user(service.database, "ana", "admin")
-    eventually(lambda: service.client.get("/history").status_code == 401, 5)
+    wait_closed(service)
     service.database.execute(
         "INSERT INTO audit (at, actor, action, target, remote_addr) "
         + " UNION ALL ".join(
