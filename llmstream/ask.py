@@ -91,7 +91,9 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
     except NotStored:
         raise not_stored() from None
     except IntegrityError:
-        abort(404, "The conversation was deleted meanwhile, so the model was not asked. Nothing was kept.")
+        if row["conversation_id"]:
+            find(Conversation, row["conversation_id"])  # it may have been deleted meanwhile
+        raise
     except Taken as taken:
         if taken.existing is None:
             raise conversation_busy() from None
