@@ -77,7 +77,9 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
     except Exceeded as no:
         raise too_many(str(no), no.retry_after) from None
     except IntegrityError:
-        abort(404, "The conversation was deleted meanwhile, so the model was not asked. Nothing was kept.")
+        if row["conversation_id"]:
+            find(Conversation, row["conversation_id"])  # it may have been deleted meanwhile
+        raise
     except Taken as taken:
         if taken.existing is None:
             raise conversation_busy() from None
