@@ -140,7 +140,7 @@ def cost_of_writing(service: Service, upstream: Upstream, database: Database) ->
     for name, times in taken.items():
         line(f"asking, 8 clients, {name}", times, f"{statistics.median(rates[name]):.1f} answers a second")
     ratio = [a / b for a, b in zip(rates["with the index"], rates["without"], strict=True)]
-    print(f"rate with the index / without, by round: {', '.join(f'{r:.2f}' for r in ratio)}; median {statistics.median(ratio):.2f}")
+    print(f"rate with the index / without: {', '.join(f'{r:.2f}' for r in ratio)}; median {statistics.median(ratio):.2f}")
 
 
 def beside(reader: Reader, work: Callable[[], Any]) -> None:
