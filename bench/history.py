@@ -8,11 +8,13 @@ Times are in ms, as a client sees them, on one connection that is kept open.
 import json
 import os
 import random
+import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import requests
 from tests.service import Database, Service
 from tests.upstream import Upstream
 
-PAGES, TIMES = 200, 30
+PAGES, TIMES, ROUNDS = 200, 30, 5
 FILTERS = [
     "status=failed", "status=failed&status=incomplete&status=cancelled", "model=mistral-small", "source=api", "rating=bad",
     "rating=good&rating=none", "reviewed=no&status=completed", "tag=refund", "reason=made up", "owner=jonas",
@@ -105,6 +107,42 @@ def writes(service: Service, upstream: Upstream, seconds: float, clients: int = 
     return len(times) / seconds, sorted(times)
 
 
+@contextmanager
+def nobody_indexes(database: Database) -> Iterator[None]:
+    """A made-up worker, the first by name: the first one fills the index, and this one does not."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(0.5):
+            database.execute("UPDATE workers SET beat = beat + 1 WHERE id = '!'")
+
+    database.execute("INSERT INTO workers (id, epoch, beat) VALUES ('!', 1, 0)")
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        database.execute("DELETE FROM workers WHERE id = '!'")
+
+
+def cost_of_writing(service: Service, upstream: Upstream, database: Database) -> None:
+    """What the index costs those who write: with and without it by turns, so that noise meets both alike."""
+    taken: dict[str, list[float]] = {"with the index": [], "without": []}
+    rates: dict[str, list[float]] = {name: [] for name in taken}
+    for _ in range(ROUNDS):
+        for name, surroundings in (("with the index", nullcontext()), ("without", nobody_indexes(database))):
+            with surroundings:
+                rate, times = writes(service, upstream, 10)
+                rates[name].append(rate)
+                taken[name] += times
+    for name, times in taken.items():
+        line(f"asking, 8 clients, {name}", times, f"{statistics.median(rates[name]):.1f} answers a second")
+    ratio = [a / b for a, b in zip(rates["with the index"], rates["without"], strict=True)]
+    print(f"rate with the index / without: {', '.join(f'{r:.2f}' for r in ratio)}; median {statistics.median(ratio):.2f}")
+
+
 def beside(reader: Reader, work: Callable[[], Any]) -> None:
     """While `work` runs: how long a worker needs for a request that asks no database, which shows whether its hub is held."""
     gaps: list[float] = []
@@ -143,8 +181,7 @@ def main(parts: list[str]) -> None:
             if "search" in parts:
                 beside(Reader(service.url), lambda: queries(reader, newest, "search", SEARCHES))
             if "writes" in parts:
-                rate, times = writes(service, upstream, 15)
-                line(f"asking, 8 clients, {rate:.0f} answers a second", times)
+                cost_of_writing(service, upstream, database)
         finally:
             service.stop()
     print(json.dumps({"load": os.getloadavg()}))
