@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+import secrets
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
 import gevent
-from flask import Flask, Response, abort, current_app, request
+from flask import Flask, Response, abort, current_app, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 BODY_S = 20
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+POLICY = (
+    "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "X-Frame-Options": "DENY",
@@ -31,6 +34,7 @@ def init_app(app: Flask) -> None:
     app.wsgi_app = through_proxies(app.wsgi_app, app.config["LLMSTREAM_PROXIES"])  # type: ignore[method-assign]
     app.before_request(refuse_strangers)
     app.after_request(add_headers)
+    app.jinja_env.globals["csp_nonce"] = csp_nonce
 
 
 def through_proxies(app: Any, networks: Iterable[Any]) -> Callable[..., Any]:
@@ -109,7 +113,14 @@ def received_body() -> bytes:
     return body
 
 
+def csp_nonce() -> str:
+    """What a page's own scripts and styles carry, new for each response: nothing else is run, wherever it comes from."""
+    nonce: str = g.setdefault("csp_nonce", secrets.token_urlsafe(16))
+    return nonce
+
+
 def add_headers(response: Response) -> Response:
+    response.headers.setdefault("Content-Security-Policy", POLICY.format(csp_nonce()))
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     return response

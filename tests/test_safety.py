@@ -11,8 +11,8 @@ from tests.steps import answer
 from tests.upstream import Upstream
 
 FORBIDDEN = refusal("Host")
-CSP = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
-       "form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+CSP = re.compile(r"default-src 'none'; script-src 'nonce-([\w-]{22})'; style-src 'nonce-\1'; img-src 'self' data:; font-src 'self'; "
+                 r"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 EVERYWHERE = [("GET", "/"), ("GET", "/history"), ("GET", "/history/1"), ("POST", "/stream"), ("GET", "/stream/1"),
               ("DELETE", "/stream/1"), ("POST", "/"), ("GET", "/no/such/page")]
 
@@ -58,13 +58,17 @@ def test_every_answer_tells_the_browser_what_it_may_not_do(client: Client, upstr
     answers += [client.get(path) for path in ("/history", f"/history/{stream.completion_id}", "/no/such/page")]
     answers += [client.page(path) for path in ("/", "/history", f"/history/{stream.completion_id}", "/no/such/page")]
     answers += [client.ask("hello", headers={"Host": "evil.example"}), client.ask("hello", accept="text/event-stream")]
+    nonces = set()
     for response in answers:
         told = response.headers
         name = f"{response.request.method} {response.url} {response.status_code}"
-        assert told["Content-Security-Policy"] == CSP, name
+        policy = CSP.fullmatch(told["Content-Security-Policy"])
+        assert policy, name
+        nonces.add(policy[1])
         assert told["X-Content-Type-Options"] == "nosniff", name
         assert "Set-Cookie" not in told, name
         assert "*" not in told.get("Access-Control-Allow-Origin", ""), name
+    assert len(nonces) == len(answers), "a nonce came twice"
 
 
 def test_pages_hold_nothing_inline(client: Client, upstream: Upstream) -> None:
