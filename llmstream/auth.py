@@ -14,6 +14,7 @@ from flask import Flask, Request, Response, abort, current_app, g, redirect, req
 from flask.sessions import SecureCookieSessionInterface
 from flask_login import LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect, generate_csrf
+from gevent.lock import BoundedSemaphore
 from markupsafe import Markup
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.datastructures import ImmutableMultiDict, WWWAuthenticate
@@ -28,6 +29,8 @@ from .gate import received_body, was_forwarded
 from .revocation import Watch
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+READING = {"history.index", "history.detail", "compare.compare", "queue.index", "export.page", "deletion.page"}
+READERS, TURN_S = 4, 10.0  # of these at a time in a worker; how long one more waits
 LOOK_AGAIN_S = 1.0  # so soon after the first credential was made, it is asked for
 logins = LoginManager()
 csrf = CSRFProtect()
@@ -47,7 +50,8 @@ def init_app(app: Flask) -> None:
     with app.app_context():
         app.extensions["watch"] = Watch(db.engine, app.extensions["generation"])
     app.extensions["credentials seen"] = (False, 0.0)
-    for step in (identify, refuse_forgery, enforce, enter):
+    app.extensions["turns"] = BoundedSemaphore(READERS)
+    for step in (identify, refuse_forgery, enforce, enter, take_turn):
         app.before_request(step)
     app.after_request(stay_while_streaming)
     app.after_request(keep_private)
@@ -177,6 +181,17 @@ def keep_private(response: Response) -> Response:
     return response
 
 
+def take_turn() -> None:
+    """Pages over many rows need the processor for a while: a few at a time, else hundreds hold up the streams of a worker."""
+    if request.endpoint in READING:
+        turns: BoundedSemaphore = current_app.extensions["turns"]
+        if not turns.acquire(timeout=TURN_S):
+            abort(503, "Too many pages are being read at the moment. Try again in a few seconds.")
+        g.turns = turns
+
+
 def leave(_error: BaseException | None) -> None:
     if "leave" in g:
         g.leave()
+    if "turns" in g:
+        g.turns.release()
