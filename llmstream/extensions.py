@@ -221,6 +221,8 @@ def _take_lock(connection: Connection) -> None:
 
     SQLite's own wait sleeps for longer and longer, and so lost to busier writers for half a second; look often instead.
     """
+    if not connection.in_transaction():
+        connection.begin()  # else a commit without a statement before it would leave the lock where it is
     driver: Any = connection.connection.driver_connection
     give_up = time.monotonic() + LOCK_WAIT_S
     while time.monotonic() < give_up:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, create_engine, text
 from llmstream import accounts, extensions, judgements
 from llmstream.config import load
 from llmstream.endings import completed
-from llmstream.extensions import db, engine_options
+from llmstream.extensions import db, engine_options, transact
 from llmstream.generation import Generation
 from llmstream.heartbeat import Heartbeat
 from llmstream.models import now
@@ -243,3 +243,9 @@ def test_a_fault_of_ours_ends_the_answer_and_says_so(
     assert rows(engine, "SELECT status, error_type, response FROM completions") == [
         {"status": "incomplete", "error_type": "internal_error", "response": "as far as this"}]
     generation.heartbeat.stop()
+
+
+def test_a_visit_with_nothing_to_store_leaves_the_database_to_others(engine: Engine) -> None:
+    with engine.connect() as ours, engine.connect() as another:
+        transact(ours, lambda connection: None)
+        assert transact(another, lambda connection: connection.execute(text("DELETE FROM workers WHERE id = 'none'")).rowcount) == 0
