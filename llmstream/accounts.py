@@ -12,7 +12,7 @@ import gevent
 from flask import has_request_context, request
 from flask_login import UserMixin
 from marshmallow import Schema, fields, validate
-from sqlalchemy import Text, select, update
+from sqlalchemy import Select, Text, select, update
 from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
 from werkzeug.security import check_password_hash, generate_password_hash
 
@@ -67,10 +67,10 @@ class User(db.Model):  # type: ignore[name-defined]
         return _in_thread(check_password_hash, known or NOBODYS_HASH, password) and known is not None
 
     @classmethod
-    def anybody(cls) -> bool:
-        """Whether a credential exists at all: one user who is not disabled, and has a password or a key."""
+    def with_a_way_in(cls) -> Select[Any]:
+        """One user, if any, who is not disabled and has a password or a key: whether a credential exists at all."""
         has_way_in = cls.password_hash.is_not(None) | select(ApiKey.id).where(ApiKey.user_id == cls.id, ApiKey.is_good()).exists()
-        return bool(db.session.scalar(select(cls.id).where(cls.disabled_at.is_(None), has_way_in).limit(1)))
+        return select(cls.id).where(cls.disabled_at.is_(None), has_way_in).limit(1)
 
 
 def _in_thread(function: Any, *arguments: Any) -> Any:

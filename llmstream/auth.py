@@ -5,7 +5,6 @@ While no credential exists there is no login: whoever reaches the service, which
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
@@ -16,12 +15,11 @@ from flask_login import LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect, generate_csrf
 from gevent.lock import BoundedSemaphore
 from markupsafe import Markup
-from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.datastructures import ImmutableMultiDict, WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
 from .access import ANYBODY, LOCAL, PUBLIC, RULES, Actor, may
-from .accounts import ApiKey, Session, User
+from .accounts import ApiKey, Session
 from .config import is_loopback
 from .errors import prefers_html
 from .extensions import db
@@ -31,7 +29,6 @@ from .revocation import Watch
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 READING = {"history.index", "history.detail", "compare.compare", "queue.index", "export.page", "deletion.page"}
 READERS, TURN_S = 4, 10.0  # of these at a time in a worker; how long one more waits
-LOOK_AGAIN_S = 1.0  # so soon after the first credential was made, it is asked for
 logins = LoginManager()
 csrf = CSRFProtect()
 
@@ -49,7 +46,6 @@ def init_app(app: Flask) -> None:
     csrf.init_app(app)
     with app.app_context():
         app.extensions["watch"] = Watch(db.engine, app.extensions["generation"])
-    app.extensions["credentials seen"] = (False, 0.0)
     app.extensions["turns"] = BoundedSemaphore(READERS)
     for step in (identify, refuse_forgery, enforce, enter, take_turn):
         app.before_request(step)
@@ -78,17 +74,7 @@ def has_login() -> bool:
     """Whether somebody must show who they are: yes, unless only this machine can reach us and no credential exists."""
     if not is_loopback(current_app.config["HOST"]):
         return True
-    known, until = current_app.extensions["credentials seen"]
-    if time.monotonic() >= until:
-        try:
-            known = User.anybody()
-        except SQLAlchemyError:
-            if not until:
-                raise  # we have never known
-        finally:
-            db.session.remove()
-        current_app.extensions["credentials seen"] = (known, time.monotonic() + LOOK_AGAIN_S)
-    return bool(known)
+    return watch().has_login()
 
 
 @logins.user_loader
@@ -163,9 +149,13 @@ def show_the_door() -> Any:
 def enter() -> None:
     """From now on this request ends when its credential is revoked."""
     if credential := g.actor and g.actor.credential:
-        watch: Watch = current_app.extensions["watch"]
-        watch.enter(credential, gevent.getcurrent())
-        g.leave = partial(watch.leave, credential, gevent.getcurrent())
+        watch().enter(credential, gevent.getcurrent())
+        g.leave = partial(watch().leave, credential, gevent.getcurrent())
+
+
+def watch() -> Watch:
+    found: Watch = current_app.extensions["watch"]
+    return found
 
 
 def stay_while_streaming(response: Response) -> Response:

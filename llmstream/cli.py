@@ -19,7 +19,7 @@ def prepare() -> None:
     """Reach the database and bring its tables up to date; else say why not, in one sentence, with exit status 1."""
     bring_up_to_date()
     host = current_app.config["HOST"]
-    if not is_loopback(host) and not User.anybody():
+    if not is_loopback(host) and not db.session.scalar(User.with_a_way_in()):
         make = ".venv/bin/flask --app wsgi user add NAME --role admin"
         fail(f"HOST={host} opens the service to other machines, and there is no user yet: make one by `{make}`, and start again.")
 

@@ -35,7 +35,7 @@ class Exceeded(Exception):
 
 def refusals(connection: Connection, rows: list[dict[str, Any]], limits: Limits) -> list[Exceeded | None]:
     """For each row that is about to be inserted whether it is one too many. Without a login (no credential) none is."""
-    counted = [[(name, row[name]) for name in COUNTED if row["credential"] and row[name]] for row in rows]
+    counted = [[(name, row[name]) for name in COUNTED if row.get("credential") and row[name]] for row in rows]
     everybody = sorted({who for several in counted for who in several})
     if everybody and connection.dialect.name == "postgresql":
         for name, value in everybody:  # in order, so that no two wait for each other; SQLite has one writer anyway

@@ -28,6 +28,7 @@ class Watch:
         self.engine, self.generation = engine, generation
         self._visits: defaultdict[str, set[Any]] = defaultdict(set)
         self._greenlet: gevent.Greenlet | None = None
+        self._has_login: bool | None = None  # whether a credential exists; None: nobody has looked yet
 
     def start(self) -> None:
         """Called in each worker, after the fork."""
@@ -49,7 +50,19 @@ class Watch:
             except Exception as error:
                 log.warning("revoked credentials could not be looked for: %s", first_line(error), exc_info=not is_passing(error))
 
+    def has_login(self) -> bool:
+        """Whether there is a credential, as of the last look: requests do not wait for a database that is away."""
+        if self._has_login is None or self._greenlet is None:
+            self._has_login = self._any_credential()
+        return self._has_login
+
+    def _any_credential(self) -> bool:
+        with self.engine.connect() as connection:
+            return bool(connection.scalar(User.with_a_way_in()))
+
     def _look(self) -> None:
+        if not self._has_login:
+            self._has_login = self._any_credential()
         asked = {t.row["credential"]: i for i, t in self.generation.recorder.live.items() if t.row.get("credential")}
         shown = {*self._visits, *asked}
         for credential in shown - self._good(shown) if shown else ():

@@ -151,6 +151,7 @@ ELSEWHERE = {  # what no upstream can provoke
     "storage": "test_recorder.py",
     "internal_error": "test_recorder.py",
     "model_restarting": "start/test_life.py",
+    "revoked": "test_revocation.py",
 }
 
 

@@ -14,6 +14,7 @@ from llmstream.endings import completed
 from llmstream.extensions import db, engine_options, transact
 from llmstream.generation import Generation
 from llmstream.heartbeat import Heartbeat
+from llmstream.limits import Limits
 from llmstream.models import now
 from llmstream.provider import Delta
 from llmstream.recorder import NotStored, Recorder
@@ -60,7 +61,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture
 def recorder(engine: Engine) -> Recorder:
-    return Recorder(engine)
+    return Recorder(engine, Limits(1000, 1000, 10**12))
 
 
 def begin(recorder: Recorder, key: str = "key") -> Transcript:

@@ -11,8 +11,8 @@ from tests.steps import answer
 from tests.upstream import Upstream
 
 FORBIDDEN = refusal("Host")
-CSP = re.compile(r"default-src 'none'; script-src 'nonce-([\w-]{22})'; style-src 'nonce-\1'; img-src 'self' data:; font-src 'self'; "
-                 r"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+CSP = re.compile(r"default-src 'none'; script-src 'nonce-([\w-]{22})'; style-src 'nonce-\1'; img-src 'self' data:; "
+                 r"font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 EVERYWHERE = [("GET", "/"), ("GET", "/history"), ("GET", "/history/1"), ("POST", "/stream"), ("GET", "/stream/1"),
               ("DELETE", "/stream/1"), ("POST", "/"), ("GET", "/no/such/page")]
 
