@@ -69,7 +69,8 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
         "created_at": now(),
     }
     try:
-        check_bytes(db.session.connection(), row["credential"], row["remote_addr"], generation().recorder.limits)
+        if row["credential"]:
+            check_bytes(db.session.connection(), row["credential"], row["remote_addr"], generation().recorder.limits)
         db.session.remove()  # no connection is held while the answer is awaited
         return Asked(generation().start(row, messages, row["parameters"]), True)
     except NotStored:

@@ -70,10 +70,10 @@ def _one_more(asked: int, running: int, limits: Limits) -> Exceeded | None:
     return None
 
 
-def check_bytes(connection: Connection, credential: str | None, remote_addr: str | None, limits: Limits) -> None:
+def check_bytes(connection: Connection, credential: str, remote_addr: str | None, limits: Limits) -> None:
     """Raises Exceeded where so much text was sent to this credential or address in the last 24 hours that no more may be."""
     for name, value in zip(COUNTED, (credential, remote_addr), strict=True):
-        if not credential or not value:
+        if not value:
             continue
         recent = (completions.c[name] == value, completions.c.credential.is_not(None), completions.c.created_at > now() - DAY)
         sent = connection.scalar(select(func.sum(completions.c.delivered_bytes)).where(*recent)) or 0
