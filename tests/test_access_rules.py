@@ -141,7 +141,9 @@ def test_lists_and_counts_show_a_user_what_is_theirs(team: Team, eves: Answer, u
         assert page.status_code == 200 and not re.search(r"\beve\b", page.text), path
         for hidden in ('href="/review', 'href="/export', 'href="/delete', 'href="/admin', "/tags"):
             assert hidden not in page.text, f"{path} shows {hidden}"
-    assert team.by("bob").get("/views").json() == {"data": []}
+    shown = [view["id"] for view in team.by("bob").get("/views").json()["data"]]
+    owner = "SELECT owner FROM saved_views WHERE id = :id"
+    assert all(team.database.value(owner, id=view_id) == "bob" for view_id in shown)
     for way in ("older", "newer"):
         led = team.by("bob").get(f"/history/{eves.id}/{way}", allow_redirects=False).headers["Location"]
         other = re.match(r"/history/(\d+)", led)
