@@ -11,10 +11,11 @@ from flask import Blueprint, Response, current_app, redirect, render_template, r
 from marshmallow import EXCLUDE, Schema, ValidationError, validate
 from werkzeug.exceptions import HTTPException
 
-from .ask import Asked, ask, find, generation, received_body, stop_answer
+from .ask import Asked, ask, find, generation, stop_answer
 from .delivery import STREAM_HEADERS, bound_slow_reader, noted, while_there
 from .endings import Ending
 from .errors import Unprocessable
+from .gate import received_body
 from .generation import tail
 from .judgements import Review
 from .models import Completion, Conversation, db, turns

@@ -7,8 +7,9 @@ from typing import Any
 from flask import Blueprint, redirect, render_template, request
 from markupsafe import Markup
 
-from .ask import ask, find, received_body
+from .ask import ask, find
 from .differences import differences
+from .gate import received_body
 from .models import Completion
 from .reproduce import same_call
 from .schemas import KeySchema, PromptSchema

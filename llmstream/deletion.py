@@ -22,10 +22,11 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import Conflict
 
 from .accounts import Audit, audit
-from .ask import find, received_body
+from .ask import find
 from .delivery import STREAM_HEADERS
 from .extensions import db, first_line, is_passing, transact
 from .filters import Filter
+from .gate import received_body
 from .judgements import Review
 from .models import Completion, Conversation, Worker, now
 from .schemas import rfc3339
@@ -200,8 +201,7 @@ class Retention:
             gevent.sleep(2)  # by now it is known who is there
             try:
                 with self.app.app_context():
-                    first = db.session.execute(select(Worker.id, Worker.epoch).order_by(Worker.id, Worker.epoch).limit(1)).first()
-                    if first and tuple(first) == me:
+                    if Worker.is_first(db.session.connection(), me):
                         retain(days)
             except Exception as error:  # nothing may end this greenlet
                 log.warning("the retention could not be applied: %s", first_line(error), exc_info=not is_passing(error))

@@ -114,3 +114,9 @@ def unexpected(error: Exception) -> Response:
 def prefers_html() -> bool:
     best = request.accept_mimetypes.best_match(["application/problem+json", "application/json", "text/html"])
     return best == "text/html"
+
+
+def vary_by_accept(response: Response) -> Response:
+    """For caches: the same address is a page for people and data for programs."""
+    response.headers["Vary"] = "Accept"
+    return response

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, redirect, render_template, request
+from flask import Blueprint, redirect, render_template, request
 from sqlalchemy import select
 
 from .access import actor, only
 from .ask import find
-from .errors import prefers_html
+from .errors import prefers_html, vary_by_accept
 from .filters import Filter, Page
 from .judgements import RECENT, Review, SavedView, Tag, judging, most_frequent
 from .models import Completion, now, turns
@@ -20,15 +20,10 @@ from .timeline import Timeline
 from .words import mark
 
 bp = Blueprint("history", __name__, url_prefix="/history")
+bp.after_request(vary_by_accept)
 for tool in (mark, as_curl, as_program):
     bp.add_app_template_filter(tool)
 PAGE = ("limit", "before")
-
-
-@bp.after_request
-def vary(response: Response) -> Response:
-    response.headers["Vary"] = "Accept"
-    return response
 
 
 @bp.get("")

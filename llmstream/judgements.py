@@ -15,9 +15,9 @@ from werkzeug.exceptions import Conflict, NotFound
 
 from .extensions import BUSY_RETRY_S, db, transact
 from .models import KEEP_IDS, Completion, moment, now, primary_key, reference
+from .schemas import BIGGEST_ID
 
 T = TypeVar("T")
-BIGGEST_ID = 2**63 - 1
 READING = timedelta(minutes=2)  # how long a reviewer has an answer alone; a page that is open asks for it again and again
 RECENT = 2000  # so many rows, the newest, tell which reasons and tags are used most
 SAID = ("rating", "reason", "note", "correction")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, Text, TypeDecorator, select, text
+from sqlalchemy import JSON, BigInteger, Connection, DateTime, ForeignKey, Index, Integer, Text, TypeDecorator, select, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .access import actor
@@ -209,3 +209,9 @@ class Worker(db.Model):  # type: ignore[name-defined]
     id: Mapped[str] = mapped_column(Text, primary_key=True)  # host:pid
     epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # when it started, ms: a pid is used again
     beat: Mapped[int] = mapped_column(BigInteger, default=0)
+
+    @classmethod
+    def is_first(cls, connection: Connection, me: tuple[str, int]) -> bool:
+        """Whether this worker (worker_id, epoch) is to do what one of all workers has to do."""
+        first = connection.execute(select(cls.id, cls.epoch).order_by(cls.id, cls.epoch).limit(1)).first()
+        return first is not None and tuple(first) == me

@@ -48,7 +48,6 @@ INDEXED = 200_000  # characters of a prompt, and of an answer, that are indexed
 
 completions = Completion.__table__
 progress = SearchProgress.__table__
-workers = Worker.__table__
 IS_INDEXED = {
     "sqlite": "SELECT 1 FROM completions_fts_docsize WHERE id = completions.id",
     "postgresql": "SELECT 1 FROM completions_fts WHERE completion_id = completions.id",
@@ -139,8 +138,7 @@ class Indexer:
     def step(self) -> bool:
         """Index one batch, if there is something and it is ours to do. Whether there may be more."""
         with self.engine.connect() as connection:
-            first = connection.execute(select(workers.c.id, workers.c.epoch).order_by(*workers.primary_key).limit(1)).first()
-            if first is None or tuple(first) != self.me:
+            if not Worker.is_first(connection, self.me):
                 return False
             done = connection.scalar(select(progress.c.indexed_to)) or 0
             ids, reached = self._missing_ids(connection, done)

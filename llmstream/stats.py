@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import gevent
-from flask import Blueprint, Response, render_template, request
+from flask import Blueprint, render_template, request
 from gevent.lock import BoundedSemaphore
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import func, select
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import ServiceUnavailable
 
-from .errors import prefers_html
+from .errors import prefers_html, vary_by_accept
 from .extensions import db
 from .figures import Counts, Figures
 from .filters import Filter
@@ -26,6 +26,7 @@ from .models import Completion, now
 from .schemas import STATUSES
 
 bp = Blueprint("stats", __name__, url_prefix="/stats")
+bp.after_request(vary_by_accept)
 
 LIMIT_S = 3.0  # what is not counted by then is left out, and the page says so
 DAY = timedelta(days=1)
@@ -40,12 +41,6 @@ _turn = BoundedSemaphore(1)  # one count at a time in a worker: streams need con
 class StatsSchema(Schema):
     days = fields.String(validate=validate.OneOf(list(PERIODS)))
     by = fields.String(validate=validate.OneOf(list(STEPS)))
-
-
-@bp.after_request
-def vary(response: Response) -> Response:
-    response.headers["Vary"] = "Accept"
-    return response
 
 
 @bp.get("")
