@@ -4,19 +4,20 @@ from gevent import monkey
 
 monkey.patch_all()  # before all other imports: psycopg decides on import whether its waits give way to other greenlets
 
+import os
 import signal
-import sys
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not on a reload, when the signals are gunicorn's
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # Ctrl-C while it starts: no traceback
+    # Ctrl-C while it starts. Not sys.exit(): an exception that is raised while fork() tidies up is lost. The model ends with us.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import gc
 import logging
-import os
 import resource
 import secrets
 import socket
 import subprocess
+import sys
 from typing import Any
 
 import gevent
@@ -42,6 +43,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+gc.disable()  # until a worker is ready: imports make no garbage, and looking for it takes a tenth of the start
 try:
     settings = load(os.environ)
 except ConfigError as error:
@@ -97,6 +99,7 @@ def post_worker_init(worker: Any) -> None:
     assert not waiting or waiting.wait is not getattr(waiting, "wait_c", 0), "psycopg was imported before patch_all()"
     gc.collect()
     gc.freeze()  # what is there by now stays: to look through it again and again would hold the hub for 70 ms each time
+    gc.enable()
     worker.wsgi.extensions["generation"].begin_work()
     for part in ("indexer", "retention", "watch"):
         worker.wsgi.extensions[part].start()

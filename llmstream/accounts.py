@@ -6,6 +6,7 @@ import hmac
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 import gevent
@@ -64,7 +65,8 @@ class User(db.Model):  # type: ignore[name-defined]
     def check(user: User | None, password: str) -> bool:
         """Whether this is the user's password. Takes as long where there is no such user, so that time tells nothing."""
         known = user.password_hash if user and user.password_hash and not user.disabled_at else None
-        return _in_thread(check_password_hash, known or NOBODYS_HASH, password) and known is not None
+        nobodys = nobodys_hash()
+        return _in_thread(check_password_hash, known or nobodys, password) and known is not None
 
     @classmethod
     def with_a_way_in(cls) -> Select[Any]:
@@ -78,7 +80,9 @@ def _in_thread(function: Any, *arguments: Any) -> Any:
     return gevent.get_hub().threadpool.apply(function, arguments)
 
 
-NOBODYS_HASH = generate_password_hash(secrets.token_urlsafe())
+@cache
+def nobodys_hash() -> str:
+    return str(_in_thread(generate_password_hash, secrets.token_urlsafe()))
 
 
 class ApiKey(UserMixin, db.Model):  # type: ignore[name-defined]

@@ -2,6 +2,8 @@
 
 `service` is one running llmstream for the whole run on each database: a test that uses it runs twice. A test for which
 the database does not matter is marked `@one_database`. `start` gives a test services of its own, with own settings.
+
+`make test` runs most tests side by side; those marked `alone` measure time or break things, and follow after them.
 """
 import itertools
 import os
@@ -183,6 +185,13 @@ def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def page(new_page: Callable[..., Any]) -> Any:
     return new_page()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, tests that share services follow each other in one process, so that each is started once."""
+    for item in items:
+        if kind := getattr(item, "callspec", None) and item.callspec.params.get("kind"):
+            item.add_marker(pytest.mark.xdist_group(f"{kind} in a browser" if item.path.parent.name == "pages" else kind))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -166,7 +166,8 @@ def test_a_server_that_does_not_take_the_connection_is_unreachable(start: Callab
         for sock in waiting:
             sock.setblocking(False)
             sock.connect_ex(full.getsockname())
-        service = start(OPENAI_BASE_URL=f"http://127.0.0.1:{full.getsockname()[1]}/v1", LLMSTREAM_CONNECT_TIMEOUT_S=1)
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+        service = start(OPENAI_BASE_URL=url, LLMSTREAM_CONNECT_TIMEOUT_S=1, WEB_CONCURRENCY=1)
         script = upstream.script(role())
         began = time.monotonic()
         assert_ends(service.client, script, "upstream_unreachable", "")
@@ -178,5 +179,6 @@ def test_a_server_that_does_not_take_the_connection_is_unreachable(start: Callab
 @one_database
 def test_the_environment_sends_the_prompt_to_no_proxy(start: Callable[..., Service], upstream: Upstream) -> None:
     script = upstream.script(*answer("straight"))
-    service = start(HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9", ALL_PROXY="http://127.0.0.1:9")
+    proxy = "http://127.0.0.1:9"
+    service = start(HTTP_PROXY=proxy, http_proxy=proxy, ALL_PROXY=proxy, WEB_CONCURRENCY=1)
     assert service.client.stream_text(script.prompt).text() == "straight"

@@ -123,6 +123,6 @@ def test_an_answer_that_is_being_written_is_shown_as_it_stands(client: Client, u
 
 @one_database
 def test_an_empty_history_is_an_empty_list(start: object) -> None:
-    service: Service = start()  # type: ignore[operator]
+    service: Service = start(WEB_CONCURRENCY=1)  # type: ignore[operator]
     assert service.client.history() == {"data": [], "next_before": None}
     assert service.client.page("/history").status_code == 200

@@ -1,5 +1,4 @@
 """Nothing is lost: killed workers, locked databases, refused rows."""
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.client import TextStream, eventually
+from tests.client import eventually
 from tests.contract import endings, is_problem, refusal, row_is
 from tests.exchange import Gate
 from tests.service import Database, Service, one_database
@@ -31,6 +30,7 @@ def locked(database: Database) -> Iterator[None]:
         connection.rollback()
 
 
+@pytest.mark.alone
 def test_text_that_was_seen_is_stored_a_moment_later(service: Service, database: Database, upstream: Upstream) -> None:
     gates = [Gate() for _ in range(5)]
     deltas = [[wait_for(gate), delta(f"word{i} ")] for i, gate in enumerate(gates)]
@@ -115,6 +115,7 @@ def test_a_service_that_is_told_to_end_lets_answers_end_first(start: Launch, ups
     assert service.database and service.database.completion(stream.completion_id)["status"] == "completed"
 
 
+@pytest.mark.alone
 def test_a_locked_database_slows_nobody(service: Service, database: Database, upstream: Upstream) -> None:
     """Another process holds the write lock for 2 s: streams flow on, pages answer, and nothing is lost."""
     words = [f"word{i} " for i in range(150)]
@@ -220,37 +221,3 @@ def test_an_answer_that_the_database_refuses_does_not_stop_the_others(start: Lau
     row_is(service.client, events.completion_id, endings()["storage_rejected"], "good, ")
     gate.open()
     assert [stream.text() for stream in healthy] == [f"{i} is well" for i in range(5)]
-
-
-def test_clean_ends_survive_kills(start: Launch, upstream: Upstream) -> None:
-    """Whoever saw a clean end finds the whole answer; every accepted prompt has a row that says what became of it."""
-    service = start()
-    script = upstream.script(*typing(*["some "] * 10, every=0.01))
-    clean: list[int] = []
-    accepted: list[int] = []
-
-    def ask() -> None:
-        for _ in range(12):
-            try:
-                stream: TextStream = service.client.stream_text(script.prompt)
-                accepted.append(stream.completion_id)
-                stream.rest()
-            except (AssertionError, OSError):
-                continue  # a connection that a killed worker never answered
-            if not stream.cut:
-                clean.append(stream.completion_id)
-
-    with ThreadPoolExecutor(8) as pool:
-        asking = [pool.submit(ask) for _ in range(8)]
-        for _ in range(3):
-            time.sleep(0.25)
-            for pid in service.workers()[:1]:
-                os.kill(pid, signal.SIGKILL)
-        for future in asking:
-            future.result()
-    assert service.database and clean
-    rows = {row["id"]: row for row in service.database.rows("SELECT id, status, response FROM completions")}
-    assert all(rows[id]["status"] == "completed" and rows[id]["response"] == "some " * 10 for id in clean)
-    assert set(accepted) <= set(rows)
-    eventually(lambda: not service.database.value(  # type: ignore[union-attr]
-        "SELECT count(*) FROM completions WHERE status = 'in_progress'"), 15, "recovery")

@@ -78,7 +78,7 @@ def test_of_many_streams_at_once_exactly_so_many_run(
 
 
 def test_a_repeat_by_its_idempotency_key_does_not_count(start: Launch, upstream: Upstream) -> None:
-    client = program(start(LLMSTREAM_REQUESTS_PER_MINUTE=2))[0]
+    client = program(start(LLMSTREAM_REQUESTS_PER_MINUTE=2, WEB_CONCURRENCY=1))[0]
     script, keyed = upstream.script(*answer("once")), {"Idempotency-Key": "one"}
     ids = {client.stream_text(script.prompt, headers=keyed).completion_id for _ in range(6)}
     assert len(ids) == 1
@@ -86,7 +86,7 @@ def test_a_repeat_by_its_idempotency_key_does_not_count(start: Launch, upstream:
 
 
 def test_bytes_of_a_day_are_counted_as_they_were_sent(start: Launch, upstream: Upstream) -> None:
-    service = start(LLMSTREAM_BYTES_PER_DAY=100)
+    service = start(LLMSTREAM_BYTES_PER_DAY=100, WEB_CONCURRENCY=1)
     client = program(service)[0]
     for _ in range(2):
         sent = client.stream_text(upstream.script(*answer("x" * 60)).prompt)

@@ -57,7 +57,7 @@ def test_commands_for_users_and_keys(start: Launch, new_database: Callable[[], D
     (secret,) = shown
     listed = command(database, "key", "list")
     assert "nightly\trobot\task\tgood" in listed and secret not in listed
-    service = start(database)
+    service = start(database, WEB_CONCURRENCY=1)
     program = Client(service.url, {"Authorization": f"Bearer {secret}"})
     assert program.get("/history").status_code == 403  # its scope is to ask
     assert program.ask("").status_code == 422

@@ -157,6 +157,7 @@ def test_the_reasons_used_most_are_suggested_first(client: Client, tag: str, ids
     assert "smells of fish" in suggested()[:2] and "wrong fact" in suggested()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("count", "are_all", "words"), [
     (0, True, "0"), (1234, True, "1,234"), (10_000, True, "10,000"), (10_001, False, "more than 10,000"),
     (812, False, "at least 812"), (0, False, "an unknown number")])

@@ -83,7 +83,7 @@ def test_pages_hold_nothing_inline(client: Client, upstream: Upstream) -> None:
 
 
 def test_a_get_never_asks_the_model(client: Client, upstream: Upstream) -> None:
-    before = len(upstream.calls)
-    for path in ("/?prompt=hello", "/stream?prompt=hello", "/history?prompt=hello"):
-        client.get(path)
-    assert len(upstream.calls) == before
+    script = upstream.script(*answer("never"))
+    for path in ("/", "/stream", "/history"):
+        client.get(path, params={"prompt": script.prompt})
+    assert not script.calls

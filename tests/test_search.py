@@ -103,7 +103,7 @@ def delete(database: Database, conversation_id: int) -> None:
 
 
 def test_all_of_an_old_database_becomes_searchable(start: Callable[..., Service], new_database: Callable[[], Database]) -> None:
-    service = start(new_database())
+    service = start(new_database(), WEB_CONCURRENCY=1)
     made = [service.client.stream_text(f"Number {i}") for i in range(60)]
     ids = [stream.completion_id for stream in made if stream.text()]
     eventually(lambda: len(search(service.client, "number")) == 60, 5)
@@ -111,7 +111,7 @@ def test_all_of_an_old_database_becomes_searchable(start: Callable[..., Service]
     assert service.database
     service.database.execute("DELETE FROM completions_fts")
     service.database.execute("DELETE FROM search_progress")
-    again = start(service.database)
+    again = start(service.database, WEB_CONCURRENCY=1)
     eventually(lambda: search(again.client, "number") == ids[::-1], 20, "indexing again")
 
 
@@ -128,6 +128,7 @@ def test_a_search_goes_with_other_filters(client: Client, ids: dict[str, int]) -
     assert search(client, "markerfox", status="failed") == []
 
 
+@pytest.mark.alone
 def test_a_long_answer_is_marked_at_once() -> None:
     for text in ("ab " * 300_000, "x" * 300_000, "é" * 300_000, "- " * 300_000):
         started = time.monotonic()

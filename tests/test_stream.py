@@ -11,6 +11,7 @@ from tests.steps import answer, delta, done, finish, held, role, usage, wait_for
 from tests.upstream import Upstream
 
 
+@pytest.mark.alone
 def test_each_delta_is_read_before_the_model_writes_the_next(client: Client, upstream: Upstream) -> None:
     gates = [Gate() for _ in range(12)]
     deltas = [[wait_for(gate), delta(f"word{i} ")] for i, gate in enumerate(gates)]

@@ -126,8 +126,7 @@ class Run:
         with _steady_locks[self.kind]:
             if self.kind not in _steady or _steady[self.kind][0].process.poll() is not None:
                 lasting = Run(self.seed, self.long, self.kind, Path(tempfile.mkdtemp(prefix="faults-steady-")))
-                atexit.register(shutil.rmtree, lasting.folder, ignore_errors=True)
-                atexit.register(lasting.__exit__)
+                _lasting.append(lasting)
                 model = lasting.model()
                 _steady[self.kind] = lasting.start(OPENAI_BASE_URL=model.base_url), model
             yield _steady[self.kind]
@@ -250,10 +249,21 @@ class Crowd:
                     yield Seen.from_json(line)
 
 
+_lasting: list[Run] = []
 _steady: dict[str, tuple[Service, Model]] = {}
 _steady_locks = {"sqlite": threading.Lock(), "postgresql": threading.Lock()}
 _postgres: list[Any] = []
 _postgres_lock = threading.Lock()
+
+
+@atexit.register
+def end_steady() -> None:
+    """End the services that scenarios of the short pass share."""
+    _steady.clear()
+    while _lasting:
+        lasting = _lasting.pop()
+        lasting.__exit__()
+        shutil.rmtree(lasting.folder, ignore_errors=True)
 
 
 def postgres() -> Any:

@@ -10,8 +10,9 @@ import pytest
 
 from tests.conftest import missing
 from tests.faults.__main__ import KINDS, SCENARIOS, once
-from tests.faults.harness import Missing, NotApplicable, Result
+from tests.faults.harness import Missing, NotApplicable, Result, end_steady
 
+pytestmark = pytest.mark.alone
 AT_A_TIME = 4
 CASES = [pytest.param(scenario, kind, id=f"{scenario.__name__}-{kind}") for scenario in SCENARIOS for kind in KINDS]
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
@@ -38,6 +39,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Result]
         for nodes in sorted(lanes.values(), key=len, reverse=True):
             pool.submit(run, nodes)
         yield results
+    end_steady()
 
 
 def lane(scenario: Any, kind: str) -> str:

@@ -94,6 +94,7 @@ def test_markdown_that_grew_is_the_same_as_markdown_that_was_whole(chat: Chat) -
         assert before > 500
 
 
+@pytest.mark.alone
 def test_markdown_made_to_break_a_parser_stays_text(chat: Chat) -> None:
     table = "|" * 5000 + "\n" + "|-" * 5000
     for text in ("> " * 5000 + "x", "[" * 20000, "*" * 20000, "- " * 3000 + "x", "`" * 9999, table):
@@ -103,6 +104,7 @@ def test_markdown_made_to_break_a_parser_stays_text(chat: Chat) -> None:
         assert time.monotonic() - started < 4, f"{text[:9]!r} held the page"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("text", [EMPHASIS, NESTED, WIDE, "- a\n" + "b\n" * 20_000, "- - " * 20_000 + "a"],
                          ids=["emphasis", "nested", "wide", "lazy", "rules"])
 def test_what_is_too_much_for_a_parser_is_shown_as_it_was_written(chat: Chat, text: str) -> None:
@@ -111,6 +113,7 @@ def test_what_is_too_much_for_a_parser_is_shown_as_it_was_written(chat: Chat, te
     assert shown.split() == ["Before", *text.split(), "After", "it"]
 
 
+@pytest.mark.alone
 def test_a_long_answer_is_rendered_in_slices(chat: Chat) -> None:
     text = "\n\n".join(f"Paragraph {number} with **bold** words" for number in range(4000))
     longest_ms, blocks, shown = chat.page.evaluate(SLICED, text)

@@ -13,6 +13,7 @@ from tests.client import eventually
 from tests.service import ROOT, Database, Service, free_port
 from tests.start.processes import ctrl_c, environ, marked, models, the_model, wait_until_none_is_left
 
+pytestmark = pytest.mark.alone
 PROMPT = {"prompt": "Tell me a story about a fox.", "max_tokens": 40}
 
 
