@@ -59,6 +59,7 @@ worker_connections = 10_000
 keepalive = 2  # s, for headers too (0 would lift that limit); an idle connection holds up a stop for so long
 timeout = 30  # a worker whose hub is blocked for so long is killed; streams may last longer
 graceful_timeout = 30
+limit_request_line = 8190  # a filter with every field at its longest is an address of more than the usual 4,094 bytes
 forwarded_allow_ips = ""  # nobody's X-Forwarded-Proto or SCRIPT_NAME is believed
 control_socket_disable = True
 loglevel = "warning"  # the lines that people should read are our own

@@ -13,7 +13,7 @@ import gevent
 from flask import has_request_context, request
 from flask_login import UserMixin
 from marshmallow import Schema, fields, validate
-from sqlalchemy import Select, Text, select, update
+from sqlalchemy import Select, Text, delete, select, update
 from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
 from werkzeug.security import check_password_hash, generate_password_hash
 
@@ -150,6 +150,7 @@ class Session(UserMixin, db.Model):  # type: ignore[name-defined]
 
     @classmethod
     def open(cls, user: User, remote_addr: str | None) -> Session:
+        db.session.execute(delete(cls).where(cls.expires_at < now()))  # what is over is of no use to anybody
         token = secrets.token_urlsafe(32)
         session = cls(id_hash=fingerprint(token), user=user, expires_at=now() + SESSION_LASTS, remote_addr=remote_addr)
         session.token = token

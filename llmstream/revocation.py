@@ -6,19 +6,22 @@ Peers have let a revoked user's stream run on to its end.
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from typing import Any
 
 import gevent
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from .accounts import ApiKey, Session, User
 from .delivery import Cut
-from .extensions import first_line, is_passing
+from .extensions import first_line, is_passing, transact
 from .generation import Generation
+from .models import now
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
+NOTE_S = 60.0  # how exact `last_used_at` is: a write for each request would be dear
 
 
 class Watch:
@@ -27,6 +30,8 @@ class Watch:
     def __init__(self, engine: Engine, generation: Generation) -> None:
         self.engine, self.generation = engine, generation
         self._visits: defaultdict[str, set[Any]] = defaultdict(set)
+        self._used: set[int] = set()  # keys, since the last note
+        self._noted_at = float("-inf")
         self._greenlet: gevent.Greenlet | None = None
         self._has_login: bool | None = None  # whether a credential exists; None: nobody has looked yet
 
@@ -36,6 +41,9 @@ class Watch:
 
     def enter(self, credential: str, visitor: Any) -> None:
         self._visits[credential].add(visitor)
+        kind, _, value = credential.partition(":")
+        if kind == "key":
+            self._used.add(int(value))
 
     def leave(self, credential: str, visitor: Any) -> None:
         self._visits[credential].discard(visitor)
@@ -47,6 +55,7 @@ class Watch:
             gevent.sleep(LOOK_S)
             try:
                 self._look()
+                self._note_use()
             except Exception as error:
                 log.warning("revoked credentials could not be looked for: %s", first_line(error), exc_info=not is_passing(error))
 
@@ -71,6 +80,14 @@ class Watch:
             for completion_id, transcript in list(self.generation.recorder.live.items()):
                 if transcript.row.get("credential") == credential:
                     self.generation.stop(completion_id, "revoked")
+
+    def _note_use(self) -> None:
+        if not self._used or time.monotonic() < self._noted_at + NOTE_S:
+            return
+        used, self._used, self._noted_at = self._used, set(), time.monotonic()
+        note = update(ApiKey).where(ApiKey.id.in_(used)).values(last_used_at=now())
+        with self.engine.connect() as connection:
+            transact(connection, lambda c: c.execute(note))
 
     def _good(self, credentials: set[str]) -> set[str]:
         values: defaultdict[str, list[str]] = defaultdict(list)

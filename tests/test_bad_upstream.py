@@ -40,6 +40,8 @@ from tests.steps import (
 )
 from tests.upstream import Upstream
 
+pytestmark = one_database
+
 TEXT = "Zoë says 😀."
 SURROGATE = b'data: {"choices":[{"index":0,"delta":{"content":"lone \\ud83d!"},"finish_reason":null}]}\n\n'
 SMILE = delta("😀")
@@ -156,7 +158,6 @@ def test_a_first_event_that_drips_in_is_read(client: Client, upstream: Upstream)
     assert_ends(client, upstream.script(drip(delta("slow").data, 0.002), finish(), done()), None, "slow")
 
 
-@one_database
 def test_a_server_that_does_not_take_the_connection_is_unreachable(start: Callable[..., Service], upstream: Upstream) -> None:
     """A listening socket whose queue is full drops what comes: connecting takes for ever."""
     with socket.socket() as full:
@@ -176,7 +177,6 @@ def test_a_server_that_does_not_take_the_connection_is_unreachable(start: Callab
             sock.close()
 
 
-@one_database
 def test_the_environment_sends_the_prompt_to_no_proxy(start: Callable[..., Service], upstream: Upstream) -> None:
     script = upstream.script(*answer("straight"))
     proxy = "http://127.0.0.1:9"

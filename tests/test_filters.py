@@ -126,6 +126,11 @@ def test_what_is_wrong_is_refused_by_name(client: Client, query: str) -> None:
     assert page.status_code == 422 and "text/html" in page.headers["Content-Type"]
 
 
+def test_an_address_of_many_long_filters_is_answered(client: Client) -> None:
+    query = "&".join(f"tag={i:0>200}" for i in range(39))
+    assert len(query) > 7900 and client.get(f"/history?{query}").json()["data"] == []
+
+
 def test_the_page_shows_what_is_chosen_and_leads_on_with_it(client: Client, ids: dict[str, int]) -> None:
     page = html.unescape(client.page(f"/history?{HERE}&owner=filter-tests&limit=2").text)
     assert f"/history/{ids['after']}" in page and f"/history/{ids['midnight']}" not in page

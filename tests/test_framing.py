@@ -6,9 +6,11 @@ import pytest
 from tests.client import Client
 from tests.contract import assert_ends
 from tests.exchange import head
+from tests.service import one_database
 from tests.steps import answer, close, delta, headers, joined, pause, wire
 from tests.upstream import Upstream
 
+pytestmark = one_database
 TEXT = "Zoë says 😀."
 EVENTS = joined(*answer("Zoë", " says 😀.")).data  # type: ignore[arg-type]  # all of them are Bytes
 STREAM = {"Content-Type": "text/event-stream"}

@@ -2,9 +2,11 @@
 import json
 
 from tests.client import Client
-from tests.service import Service
+from tests.service import Service, one_database
 from tests.steps import answer, close, delta
 from tests.upstream import Upstream
+
+pytestmark = one_database
 
 
 def ask(service: Service, prompt: str, version: str = "1.0") -> tuple[bytes, bytes]:

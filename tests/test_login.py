@@ -91,6 +91,15 @@ def test_a_login_lasts_until_logout_which_ends_it_on_the_server(fresh: Callable[
     assert thief.get("/history").status_code == 302
 
 
+def test_logins_that_are_over_are_not_kept(team: Team, fresh: Callable[..., Browser]) -> None:
+    fresh("omar")
+    past = "datetime('now', '-1 minute')" if team.database.kind == "sqlite" else "now() - interval '1 minute'"
+    his = "user_id = (SELECT id FROM users WHERE name = 'omar')"
+    assert team.database.execute(f"UPDATE sessions SET expires_at = {past} WHERE {his}") == 1
+    fresh("lara2")
+    assert team.database.value(f"SELECT count(*) FROM sessions WHERE {his}") == 0
+
+
 def test_the_cookie_is_for_the_browser_alone(team: Team) -> None:
     flags = Browser(team.service.url).log_in("bob").headers["Set-Cookie"]
     assert "HttpOnly" in flags and "SameSite=Lax" in flags and "Path=/" in flags and "Secure" not in flags

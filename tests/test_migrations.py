@@ -1,8 +1,5 @@
 """Migrations go up and down on both databases, on populated tables, and match the models."""
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tests.service import OURS, ROOT, Database
+from tests.people import command
+from tests.service import ROOT, Database
 
 ANOTHER_MIGRATION = '''
 """Rebuild the parent of most tables, as a later migration may."""
@@ -32,16 +30,6 @@ def downgrade():
         batch.drop_column("later")
         batch.alter_column("client_name", existing_type=sa.String(500), type_=sa.Text())
 '''
-
-
-def flask(database: Database, *words: str) -> str:
-    """Run a command of the program on this database."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    settings = {"DATABASE_URL": database.url, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"}
-    ran = subprocess.run([sys.executable, "-m", "flask", "--app", "wsgi", *words], cwd=ROOT, env=clean | settings,
-                         capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 0, f"flask {' '.join(words)}: {ran.stdout}{ran.stderr}"
-    return ran.stdout + ran.stderr
 
 
 def tables(database: Database) -> sa.MetaData:
@@ -81,34 +69,34 @@ def contents(database: Database, without: str = "") -> dict[str, list[dict[str, 
 
 def test_preparing_makes_what_the_models_say_and_twice_changes_nothing(new_database: Callable[[], Database]) -> None:
     database = new_database()
-    flask(database, "prepare")
-    assert "No new upgrade operations detected" in flask(database, "db", "check")
+    command(database, "prepare")
+    assert "No new upgrade operations detected" in command(database, "db", "check")
     designed = {"conversations", "completions", "chunks", "workers", "reviews", "tags", "users", "api_keys", "sessions", "audit"}
     assert designed <= set(tables(database).tables), "the first migration holds every table of the design"
     populate(database)
     before = contents(database)
     assert all(before.values())
-    flask(database, "prepare")
+    command(database, "prepare")
     assert contents(database) == before
 
 
 def test_they_go_down_to_nothing_and_up_again(new_database: Callable[[], Database]) -> None:
     database = new_database()
-    flask(database, "db", "upgrade")
+    command(database, "db", "upgrade")
     populate(database)
-    flask(database, "db", "downgrade", "base")
+    command(database, "db", "downgrade", "base")
     assert set(tables(database).tables) <= {"alembic_version"}
-    flask(database, "db", "upgrade")
+    command(database, "db", "upgrade")
     populate(database)
 
 
 def test_a_populated_database_of_the_first_release_keeps_all_its_rows(new_database: Callable[[], Database]) -> None:
     database = new_database()
-    flask(database, "db", "upgrade", "0001")
+    command(database, "db", "upgrade", "0001")
     populate(database)
     before = contents(database)
     for step in ("head", "0001", "head"):
-        flask(database, "db", "downgrade" if step == "0001" else "upgrade", step)
+        command(database, "db", "downgrade" if step == "0001" else "upgrade", step)
         after = contents(database)
         for table, rows in before.items():
             assert [{name: row[name] for name in rows[0]} for row in after[table]] == rows, (step, table)
@@ -120,7 +108,7 @@ def test_a_later_migration_of_the_largest_table_loses_no_row_no_trigger_no_refer
         new_database: Callable[[], Database], tmp_path: Path) -> None:
     """SQLite rebuilds a table to change it: done naively, that deletes the rows that refer to it, and its triggers."""
     database = new_database()
-    flask(database, "db", "upgrade")
+    command(database, "db", "upgrade")
     head = database.value("SELECT version_num FROM alembic_version")
     populate(database)
     if database.kind == "sqlite":
@@ -132,10 +120,10 @@ def test_a_later_migration_of_the_largest_table_loses_no_row_no_trigger_no_refer
     copy = shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
     (copy / "versions" / "zzzz_later.py").write_text(ANOTHER_MIGRATION.format(head=head))
     for step in ("upgrade", "downgrade"):
-        flask(database, "db", step, "--directory", str(copy))
+        command(database, "db", step, "--directory", str(copy))
         assert contents(database, without="later") == before, step
         if database.kind == "sqlite":
             assert database.value("SELECT count(*) FROM sqlite_master WHERE name = 'into_fts'") == 1, step
             assert database.rows("PRAGMA foreign_key_check") == []
             assert "AUTOINCREMENT" in database.value("SELECT sql FROM sqlite_master WHERE name = 'completions'").upper()
-    assert "No new upgrade operations detected" in flask(database, "db", "check")
+    assert "No new upgrade operations detected" in command(database, "db", "check")

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.client import Client
+from tests.client import Client, eventually
 from tests.conftest import Launch
 from tests.contract import endings, row_is
 from tests.exchange import Gate
@@ -109,6 +109,8 @@ def test_an_expired_key_ends_its_streams_on_another_instance_too(team: Team, sta
         upstream.script(delta("x"), wait_for(Gate())).prompt
     )
     stream.read_until("x")
+    used = "SELECT last_used_at FROM api_keys WHERE id = :id"
+    eventually(lambda: team.database.value(used, id=key_id), 5, "the note that the key was used")
     past = "datetime('now', '-1 minute')" if team.database.kind == "sqlite" else "now() - interval '1 minute'"
     team.database.execute(f"UPDATE api_keys SET expires_at = {past} WHERE id = :id", id=key_id)
     assert stream.rest() == b"x" and stream.cut

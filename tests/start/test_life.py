@@ -115,11 +115,16 @@ def test_a_killed_supervisor_leaves_no_model(start_real: Callable[[], Service], 
     eventually(lambda: not models(str(tmp_path)), 5, "the end of the model")
 
 
+def heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and so would all that these tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_in_mid_start_leaves_nothing(tmp_path: Path) -> None:
     settings = environ(MARK=tmp_path, PORT=free_port(), DATABASE_URL=f"sqlite:///{tmp_path}/real.db")
     gunicorn = [sys.executable, "-m", "gunicorn"]
-    master = subprocess.Popen(gunicorn, cwd=ROOT, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, start_new_session=True)
+    master = subprocess.Popen(gunicorn, cwd=ROOT, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              start_new_session=True, preexec_fn=heed_ctrl_c)
     assert master.stdout
     assert "starting the model" in master.stdout.readline()
     ctrl_c(master.pid)
