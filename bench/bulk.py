@@ -18,7 +18,7 @@ from llmstream.models import now
 RARE = {"quokka": 100_000, "axolotl": 10_000, "pangolin": 1_000}  # a word that one prompt of so many has
 FAST = {
     "sqlite": ["PRAGMA synchronous = OFF", "PRAGMA cache_size = -262144", "PRAGMA foreign_keys = OFF"],
-    "postgresql": ["SET statement_timeout = 0", "SET synchronous_commit = off"],
+    "postgresql": ["SET statement_timeout = 0", "SET transaction_timeout = 0", "SET synchronous_commit = off"],
 }
 
 

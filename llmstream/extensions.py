@@ -53,23 +53,17 @@ def engine_options(url: str) -> dict[str, Any]:
     """`create_engine` arguments for this database. Raises ConfigError where SQLite is too old to be safe."""
     if not make_url(url).drivername.startswith("sqlite"):
         timeouts = "-c statement_timeout=5000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=7000"
-        return {
-            "hide_parameters": True,  # prompts do not belong into a log
-            "pool_pre_ping": True,
-            "pool_size": 10,
-            "pool_timeout": 5,
-            "connect_args": {"connect_timeout": 3, "options": timeouts, "application_name": "llmstream"},
-        }
+        arguments = {"connect_timeout": 3, "options": timeouts, "application_name": "llmstream"}
+        pool = {"pool_pre_ping": True, "pool_size": 10, "pool_timeout": 5}
+        return {"hide_parameters": True, **pool, "connect_args": arguments}  # prompts do not belong into a log
     if sqlite.sqlite_version_info < SAFE_SQLITE:
-        raise ConfigError(
-            f"SQLite {sqlite.sqlite_version} can corrupt its file. Install pysqlite3, or set DATABASE_URL to PostgreSQL."
-        )
-    arguments = {"factory": OffHubConnection, "isolation_level": "IMMEDIATE", "check_same_thread": False}
-    return {"module": sqlite, "hide_parameters": True, "pool_size": 10, "pool_timeout": 5, "connect_args": arguments}
+        version = f"SQLite {sqlite.sqlite_version}"
+        raise ConfigError(f"{version} can corrupt its file. Install pysqlite3, or set DATABASE_URL to PostgreSQL.")
+    lite = {"factory": OffHubConnection, "isolation_level": "IMMEDIATE", "check_same_thread": False}
+    return {"module": sqlite, "hide_parameters": True, "pool_size": 10, "pool_timeout": 5, "connect_args": lite}
 
 
-# SQLAlchemy passes hints (`with_hint`) on to other databases only
-SQLiteCompiler.get_from_hint_text = lambda self, table, text: text  # type: ignore[method-assign]
+SQLiteCompiler.get_from_hint_text = lambda self, table, text: text  # type: ignore[method-assign]  # `with_hint`, here too
 
 
 @event.listens_for(Engine, "connect")
@@ -81,7 +75,13 @@ def set_pragmas(connection: Any, _record: Any) -> None:
 
 @event.listens_for(Engine, "do_connect")
 def connect_postgresql(dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:
-    return bound_connection().connect(**parameters) if dialect.name == "postgresql" else None
+    if dialect.name != "postgresql":
+        return None
+    connection = bound_connection().connect(**parameters)
+    # Where PostgreSQL has it (17): the timeout for idle transactions leaves out those that stand still amid several statements.
+    connection.execute("SELECT set_config(name, '7000', false) FROM pg_settings WHERE name = 'transaction_timeout'")
+    connection.commit()
+    return connection
 
 
 @cache

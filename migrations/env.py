@@ -37,7 +37,8 @@ def migrate(connection: Connection) -> None:
 
 
 def migrate_postgresql(connection: Connection) -> None:
-    connection.execute(text("SELECT set_config('statement_timeout', '0', true)"))  # a large table takes its time
+    unlimited = "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')"
+    connection.execute(text(unlimited))  # a large table takes its time
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('llmstream migrations'))"))  # one instance at a time
     migrate(connection)
     connection.commit()

@@ -163,28 +163,47 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens pages, each in a fresh profile (`java_script_enabled=False`, ...); none may raise or break the CSP."""
-    faults: list[str] = []
-    contexts = []
+@pytest.fixture(scope="session")
+def profile(browser: Any) -> Any:
+    """A browser's profile that most pages share one after the other: a new one costs more than most tests."""
+    return browser.new_context()
 
-    def open_one(**options: Any) -> Any:
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
+
+@pytest.fixture
+def watched() -> Iterator[Callable[[Any], Any]]:
+    """Watches pages: none may raise or break the CSP."""
+    faults: list[str] = []
+
+    def watch(page: Any) -> Any:
         page.set_default_timeout(8000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda said: faults.append(said.text) if "Content Security Policy" in said.text else None)
         return page
-    yield open_one
-    for context in contexts:
-        context.close()
+    yield watch
     assert not faults, f"the page reported: {faults}"
 
 
 @pytest.fixture
-def page(new_page: Callable[..., Any]) -> Any:
-    return new_page()
+def new_page(browser: Any, watched: Callable[[Any], Any]) -> Iterator[Callable[..., Any]]:
+    """Opens pages, each in a fresh profile (`java_script_enabled=False`, ...)."""
+    contexts = []
+
+    def open_one(**options: Any) -> Any:
+        contexts.append(browser.new_context(**options))
+        return watched(contexts[-1].new_page())
+    yield open_one
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def page(profile: Any, watched: Callable[[Any], Any]) -> Iterator[Any]:
+    page = watched(profile.new_page())
+    yield page
+    for frame in (page, *(other for other in profile.pages if other is not page)):
+        origin = {"origin": "/".join(frame.url.split("/")[:3]), "storageTypes": "all"}
+        profile.new_cdp_session(frame).send("Storage.clearDataForOrigin", origin)
+        frame.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,10 +3,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
+import sqlalchemy as sa
 
+from llmstream.extensions import engine_options
 from tests.client import eventually
 from tests.contract import endings, is_problem, refusal, row_is
 from tests.exchange import Gate
@@ -189,6 +191,34 @@ def test_text_that_cannot_be_stored_is_held_back_after_a_while_and_then_comes_wh
     assert 0.8 < max(during) < 2, "the stream goes on for about a second, then waits"
     assert stream.text() == "".join(words)
     assert service.client.history(stream.completion_id)["response"] == "".join(words)
+
+
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+def test_a_worker_that_stands_still_amid_its_statements_keeps_no_row_from_others(new_database: Callable[[], Database]) -> None:
+    """PostgreSQL's timeout for idle transactions does not count while it waits for the rest of a pipeline."""
+    url = new_database().url.replace("postgresql:", "postgresql+psycopg:")
+    engine = sa.create_engine(url, **engine_options(url))
+    with engine.connect() as frozen, engine.connect() as other:
+        other.exec_driver_sql("CREATE TABLE a (b int)")
+        other.exec_driver_sql("INSERT INTO a VALUES (1)")
+        other.commit()
+        wire = frozen.connection.driver_connection.pgconn  # type: ignore[union-attr]
+        wire.enter_pipeline_mode()
+        for statement in (b"BEGIN", b"UPDATE a SET b = 2"):
+            wire.send_query_params(statement, None)
+        wire.send_flush_request()
+        wire.flush()
+        eventually(lambda: other.exec_driver_sql("SELECT 1 FROM pg_locks WHERE relation = 'a'::regclass").all(), 2, "its lock")
+
+        def is_free() -> bool:
+            with suppress(sa.exc.OperationalError):
+                other.exec_driver_sql("UPDATE a SET b = 3")
+                return True
+            other.rollback()
+            return False
+        eventually(is_free, 10, "the end of what stands still")
+        frozen.invalidate()
+    engine.dispose()
 
 
 REFUSE_POISON = {
