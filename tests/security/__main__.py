@@ -10,6 +10,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -246,6 +247,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10, help="for each of the tools that could go on for ever")
     parser.add_argument("--only", metavar="NAME,...", help=", ".join(one.__name__ for one in TOOLS))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whatever was started ends with us
     rows, wrong = [], 0
     with Upstream() as upstream, tempfile.TemporaryDirectory(prefix="security-") as folder:
         try:
