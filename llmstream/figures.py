@@ -143,7 +143,10 @@ class Counts:
         """Where the time was up: the day of the newest answer that was not counted, and what is older."""
         if self._bottom <= self._low:
             return
-        older = window(Completion.id, self._bottom - SKEW, self._bottom)
+        last = db.session.scalar(select(func.max(Completion.id)).where(window(Completion.id, self._low, self._bottom)))
+        if last is None:
+            return
+        older = window(Completion.id, last - SKEW, last + 1)
         newest = db.session.scalar(select(utc_day(func.max(Completion.created_at))).where(older))
         self.left_out = str(newest) if newest else None
 

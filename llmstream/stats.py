@@ -28,33 +28,37 @@ from .schemas import STATUSES
 bp = Blueprint("stats", __name__, url_prefix="/stats")
 bp.after_request(vary_by_accept)
 
-LIMIT_S = 3.0  # what is not counted by then is left out, and the page says so
+LIMITS_S = {"no": 0.7, "yes": 30.0}  # by `whole`: what is not counted by then is left out, and the page says so
 DAY = timedelta(days=1)
 PERIODS = {"7": 7, "30": 30, "90": 90, "365": 365, "all": None}
 STEPS = {"day": 92, "week": 731, "month": 4_000_000}  # the longest period, in days, that is shown in steps of this size
 MOST = 10  # reasons and tags that are shown
 ALLOWED_MS = 500  # what llmstream may add to a piece of text
 ENDED = [status for status in STATUSES if status != "in_progress"]
-_turn = BoundedSemaphore(1)  # one count at a time in a worker: streams need connections too
+TURN_S = 3.0
+_turns = {whole: BoundedSemaphore(1) for whole in LIMITS_S}  # one count at a time in a worker: streams need connections too
 
 
 class StatsSchema(Schema):
     days = fields.String(validate=validate.OneOf(list(PERIODS)))
     by = fields.String(validate=validate.OneOf(list(STEPS)))
+    whole = fields.String(validate=validate.OneOf(list(LIMITS_S)))
 
 
 @bp.get("")
 def index() -> Any:
-    asked = StatsSchema().load({name: request.args[name] for name in ("days", "by") if request.args.get(name)})
-    wanted = Filter.load(request.args, also=("days", "by"))
+    own = list(StatsSchema().fields)
+    asked = StatsSchema().load({name: request.args[name] for name in own if request.args.get(name)})
+    wanted = Filter.load(request.args, also=own)
     if "days" in asked and {"from", "to"} & set(wanted.values):
         raise ValidationError({"days": ["Cannot be given together with from or to."]})
-    if not _turn.acquire(timeout=LIMIT_S):
+    turn = _turns[asked.get("whole", "no")]
+    if not turn.acquire(timeout=TURN_S):
         raise ServiceUnavailable("The numbers are being counted for somebody else. Try again in a few seconds.")
     try:
         report = Report(wanted, asked)
     finally:
-        _turn.release()
+        turn.release()
     if prefers_html():
         return render_template("stats.html", report=report, filter=report.filter, periods=PERIODS, allowed_ms=ALLOWED_MS)
     return report.dump()
@@ -108,7 +112,8 @@ def midnight(moment: datetime) -> datetime:
 class Report:
     """The figures of a period, by step and by model, each with the query that lists exactly its rows.
 
-    `is_cut`: older days were asked for, but the time was up. `days`: which of PERIODS it is, None where the filter has dates.
+    `is_cut`: older days were asked for, but the time was up; `whole_query`, if any, takes more time.
+    `days`: which of PERIODS it is, None where the filter has dates.
     """
 
     def __init__(self, wanted: Filter, asked: dict[str, str]) -> None:
@@ -118,7 +123,8 @@ class Report:
         self.filter = Filter.load(MultiDict([*undated, *self.period.query.items()]))
         self.undated = wanted.query(**{"from": None, "to": None})
         self.chips = wanted.words()
-        counts = Counts(self.filter, LIMIT_S)
+        self.whole_query = wanted.query(**asked, whole="yes") if asked.get("whole") != "yes" else None
+        counts = Counts(self.filter, LIMITS_S[asked.get("whole", "no")])
         if counts.left_out:
             first = datetime.strptime(counts.left_out, "%Y-%m-%d").replace(tzinfo=UTC) + DAY
             self.period = self.period._replace(start=min(max(self.period.start, first), self.period.end))

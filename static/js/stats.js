@@ -3,7 +3,7 @@ import "./page.js";
 import "../vendor/chart.js";
 
 const { Chart } = globalThis;
-const figures = [...document.querySelectorAll("[data-chart]")];
+let figures = [];
 let charts = [];
 
 function drawAll() {
@@ -102,7 +102,31 @@ function colour(role) {
   return `rgb(${red}, ${green}, ${blue})`;
 }
 
-for (const table of document.querySelectorAll("[data-chart] details")) table.open = false;
-drawAll();
+function show() {
+  figures = [...document.querySelectorAll("[data-chart]")];
+  for (const table of document.querySelectorAll("[data-chart] details")) table.open = false;
+  drawAll();
+  document.documentElement.dataset.drawn = figures.length;
+}
+
+// The page comes with what could be counted at once. The rest takes its place when it is there, unless somebody is in its midst.
+async function countTheRest(hint) {
+  const link = hint.querySelector("a");
+  try {
+    const response = await fetch(hint.dataset.rest, { headers: { Accept: "text/html" } });
+    if (!response.ok) return;
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    if (document.querySelector("main").contains(document.activeElement)) link.textContent = "Show the rest";
+    else {
+      document.querySelector("main").replaceWith(page.querySelector("main"));
+      show();
+    }
+  } catch {
+    // The link is still there.
+  }
+}
+
+show();
+const hint = document.querySelector("[data-rest]");
+if (hint) countTheRest(hint);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-document.documentElement.dataset.drawn = figures.length;

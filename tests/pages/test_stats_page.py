@@ -60,6 +60,27 @@ def test_a_click_on_a_bar_opens_exactly_those_rows(page: Any, numbers: Service) 
     expect(page.locator(".row")).to_have_count(min(count, 20))
 
 
+def test_what_takes_longer_is_counted_while_the_first_figures_are_looked_at(
+        page: Any, new_page: Callable[..., Any], numbers: Service) -> None:
+    """Answers are counted from the newest id down, so one of a far higher id keeps the others waiting."""
+    database = numbers.database
+    counted = "SELECT count(*) FROM completions WHERE status <> 'in_progress'"
+    newest = database.value("SELECT max(id) FROM completions WHERE id NOT IN (SELECT completion_id FROM reviews "
+                            "UNION SELECT completion_id FROM tags)")
+    database.execute("UPDATE completions SET id = 8000000 WHERE id = :newest", newest=newest)
+    plain = new_page(java_script_enabled=False)
+    for one in (plain, page):
+        one.goto(numbers.url + "/stats?days=all")
+        expect(one.get_by_role("status").filter(has_text="Counted so far")).to_be_visible()
+    first = page.locator(".key-figures strong").first
+    expect(first).to_have_text(str(database.value(counted)), timeout=30_000)
+    assert page.get_by_text("Counted so far").count() == 0 and page.locator("canvas").count() > 3
+    plain.get_by_role("link", name="Count the rest").click(timeout=30_000)
+    expect(plain.locator(".key-figures strong").first).to_have_text(str(database.value(counted)))
+    assert plain.get_by_text("Counted so far").count() == 0
+    database.execute("UPDATE completions SET id = :newest WHERE id = 8000000", newest=newest)
+
+
 def test_the_pictures_follow_the_colours_of_the_page(page: Any, numbers: Service) -> None:
     page.goto(numbers.url + "/stats")
     light = pixels(drawn(page), "answers")
