@@ -148,7 +148,7 @@ def worker_exit(server: Any, worker: Any) -> None:
     if drainer and worker.alive:
         drain(worker, 1)
     elif drainer:
-        drainer.join()
+        drainer.join(DRAIN_S + 5)
 
 
 def on_exit(server: Any) -> None:

@@ -38,12 +38,13 @@ class Heartbeat:
         self.recorder = recorder
         self._seen: dict[Identity, tuple[int, int]] = {}  # a worker: its beat, and in how many readings it was the same
         self._greenlet: gevent.Greenlet | None = None
+        self._stopped = False
 
     def start(self) -> None:
         self._greenlet = self._greenlet or gevent.spawn(self._run)
 
     def _run(self) -> None:
-        while True:
+        while not self._stopped:
             began = time.monotonic()
             try:
                 with gevent.Timeout(BEAT_LIMIT_S, TimeoutError(f"the database took more than {BEAT_LIMIT_S:g} s")):
@@ -102,8 +103,9 @@ class Heartbeat:
 
     def stop(self) -> None:
         """Strike ourselves out, so that whatever we leave is ended at once by the next; if that fails, it takes some beats."""
+        self._stopped = True  # a kill alone can be lost: an error of the database's in its wake takes its place
         if self._greenlet:
-            self._greenlet.kill()
+            self._greenlet.kill(timeout=BEAT_LIMIT_S + BEAT_S)
         try:
             with self.engine.connect() as connection:
                 transact(connection, lambda c: c.execute(delete(workers).where(_is(self.recorder.me))))

@@ -246,6 +246,24 @@ def test_a_fault_of_ours_ends_the_answer_and_says_so(
     generation.heartbeat.stop()
 
 
+def test_a_heartbeat_ends_though_an_error_takes_the_place_of_its_end(
+        engine: Engine, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when SQLAlchemy looks whether a connection of PostgreSQL still lives: its clean-up fails after any exception."""
+    def beat() -> None:
+        try:
+            gevent.sleep(60)
+        finally:
+            raise RuntimeError("cannot clean up now")
+
+    heartbeat = Heartbeat(engine, recorder)
+    monkeypatch.setattr(heartbeat, "beat", beat)
+    heartbeat.start()
+    gevent.sleep(0.1)
+    began = time.monotonic()
+    heartbeat.stop()
+    assert heartbeat._greenlet and heartbeat._greenlet.dead and time.monotonic() - began < 3
+
+
 def test_a_visit_with_nothing_to_store_leaves_the_database_to_others(engine: Engine) -> None:
     with engine.connect() as ours, engine.connect() as another:
         transact(ours, lambda connection: None)
