@@ -261,7 +261,7 @@ def test_a_heartbeat_ends_though_an_error_takes_the_place_of_its_end(
     gevent.sleep(0.1)
     began = time.monotonic()
     heartbeat.stop()
-    assert heartbeat._greenlet and heartbeat._greenlet.dead and time.monotonic() - began < 3
+    assert heartbeat._greenlet is not None and heartbeat._greenlet.dead and time.monotonic() - began < 3
 
 
 def test_a_visit_with_nothing_to_store_leaves_the_database_to_others(engine: Engine) -> None:
