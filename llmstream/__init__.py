@@ -51,7 +51,8 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     migrate.init_app(app, db)
     with app.app_context():
         app.extensions["generation"] = Generation(db.engine, app.config)
-        app.extensions["indexer"] = Indexer(db.engine, app.extensions["generation"].recorder.me)
+        recorder = app.extensions["generation"].recorder
+        app.extensions["indexer"] = Indexer(db.engine, recorder.me, recorder.live)
 
     app.extensions["retention"] = deletion.Retention(app, app.config["LLMSTREAM_RETENTION_DAYS"])
     for step in (errors, gate, auth, identity):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 import gevent
@@ -40,6 +41,7 @@ from .words import Term, parse, slices, words
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
 FAILED_S = 5.0
+SHARE_OF_OTHERS = 15  # while answers are being written: so many times as long as a batch took, the next one waits
 BATCH = 40  # completions a transaction,
 BATCH_CHARACTERS = 100_000  # or so much text: on SQLite new text of running answers waits meanwhile
 WINDOW = 2000  # ids a look
@@ -113,9 +115,11 @@ def _settled(age: timedelta) -> Select[Any]:
 class Indexer:
     """Fills the index, where `me` (worker_id, epoch) is the first of the workers."""
 
-    def __init__(self, engine: Engine, me: tuple[str, int]) -> None:
+    def __init__(self, engine: Engine, me: tuple[str, int], live: Collection[Any] = ()) -> None:
+        """`live`: the answers that are being written; while there are any, the index takes a small share of the time only."""
         self.engine = engine
         self.me = me
+        self.live = live
         self.kind = engine.dialect.name
         self._missing = text(f"NOT EXISTS ({IS_INDEXED[self.kind]})")
         self._greenlet: gevent.Greenlet | None = None
@@ -133,7 +137,8 @@ class Indexer:
                 gevent.sleep(FAILED_S)
                 continue
             worked = time.monotonic() - started
-            gevent.sleep(max(0.01, worked) if more else LOOK_S)  # at most half of the time, so that others get theirs
+            pause = worked * (SHARE_OF_OTHERS if self.live else 1)
+            gevent.sleep(max(0.01, pause) if more else LOOK_S)
 
     def step(self) -> bool:
         """Index one batch, if there is something and it is ours to do. Whether there may be more."""
@@ -200,6 +205,7 @@ class Indexer:
         there = select(completions.c.id).where(completions.c.id.in_([document["id"] for document in documents]), self._missing)
         left = set(connection.scalars(there))  # without those that were deleted, or indexed by another worker, meanwhile
         if new := [document for document in documents if document["id"] in left]:
+            new.sort(key=itemgetter("id"))  # FTS5 writes out what it has gathered wherever ids go down
             connection.execute(text(STORE[self.kind]), new)
         if reached:
             connection.execute(delete(progress))
