@@ -74,8 +74,8 @@ def set_pragmas(connection: Any, _record: Any) -> None:
 
 
 @event.listens_for(Engine, "do_connect")
-def connect_postgresql(dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:
-    if dialect.name != "postgresql":
+def connect_postgresql(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:
+    if parameters.get("application_name") != "llmstream":  # not one of ours (`engine_options`)
         return None
     connection = bound_connection().connect(**parameters)
     # Where PostgreSQL has it (17): the timeout for idle transactions leaves out those that stand still amid several statements.
