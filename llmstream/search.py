@@ -115,7 +115,7 @@ def _settled(age: timedelta) -> Select[Any]:
 class Indexer:
     """Fills the index, where `me` (worker_id, epoch) is the first of the workers."""
 
-    def __init__(self, engine: Engine, me: tuple[str, int], live: Collection[Any] = ()) -> None:
+    def __init__(self, engine: Engine, me: tuple[str, int], live: Collection[Any]) -> None:
         """`live`: the answers that are being written; while there are any, the index takes a small share of the time only."""
         self.engine = engine
         self.me = me

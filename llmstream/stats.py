@@ -123,7 +123,7 @@ class Report:
         self.filter = Filter.load(MultiDict([*undated, *self.period.query.items()]))
         self.undated = wanted.query(**{"from": None, "to": None})
         self.chips = wanted.words()
-        self.whole_query = wanted.query(**asked, whole="yes") if asked.get("whole") != "yes" else None
+        self.whole_query = wanted.query(**{**asked, "whole": "yes"}) if asked.get("whole") != "yes" else None
         counts = Counts(self.filter, LIMITS_S[asked.get("whole", "no")])
         if counts.left_out:
             first = datetime.strptime(counts.left_out, "%Y-%m-%d").replace(tzinfo=UTC) + DAY

@@ -136,6 +136,12 @@ def test_a_period_without_answers_is_no_error(client: Client, query: str) -> Non
     assert "No answers to count" in client.page(f"/stats?{query}").text
 
 
+@pytest.mark.parametrize("whole", ["yes", "no"])
+def test_the_whole_can_be_asked_for_or_not(numbers: Service, whole: str) -> None:
+    asked = numbers.client.get(f"/stats?days=all&whole={whole}").json()
+    assert asked["is_complete"] and asked["total"] == numbers.client.get("/stats?days=all").json()["total"]
+
+
 def test_an_answer_that_is_being_written_is_counted_apart(client: Client, upstream: Upstream) -> None:
     before = client.get("/stats?days=7").json()["total"]
     gate = Gate()
