@@ -29,6 +29,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         logs,
         openapi,
         queue,
+        retention,
         review,
         stats,
         stream,
@@ -54,14 +55,14 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         recorder = app.extensions["generation"].recorder
         app.extensions["indexer"] = Indexer(db.engine, recorder.me, recorder.live)
 
-    app.extensions["retention"] = deletion.Retention(app, app.config["LLMSTREAM_RETENTION_DAYS"])
+    app.extensions["retention"] = retention.Retention(app, app.config["LLMSTREAM_RETENTION_DAYS"])
     for step in (errors, gate, auth, identity):
         step.init_app(app)
     app.add_template_filter(visible.visible)
     app.cli.add_command(cli.prepare)
     app.cli.add_command(cli.backup)
     app.cli.add_command(demo.command)
-    app.cli.add_command(deletion.command)
+    app.cli.add_command(retention.command)
 
     for group in (credentials.user, credentials.key):
         app.cli.add_command(group)

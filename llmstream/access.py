@@ -45,7 +45,7 @@ RULES = {
     "views.remove": READ,
     "views.remove_by_form": READ,
     "review.list_reviews": READ,
-    "review.add_review": READ,  # a user's own thumb; a reviewer's word needs JUDGE
+    "review.add_review": ANYBODY,  # and ASK for the thumb of who asked, JUDGE for a reviewer's word
     "review.change_tags": JUDGE,
     "review.put_tag": JUDGE,
     "review.delete_tag": JUDGE,
@@ -78,8 +78,8 @@ class Actor(NamedTuple):
 
     @property
     def sees_all(self) -> bool:
-        """Whether others' rows are shown, too; a user sees what is theirs."""
-        return self.role != "user"
+        """Whether others' rows are shown, too; a user sees what is theirs, and so does a key that may only ask."""
+        return self.role != "user" and self.may != {ASK}
 
 
 LOCAL = Actor("local", "admin", ROLES["admin"])  # everybody on this machine, until there is a login
@@ -101,6 +101,14 @@ def may(permission: str) -> bool:
 def is_mine(row: Any) -> bool:
     """Whether the actor may see this row. One without an `owner` is anybody's who has found the way to it."""
     return actor().sees_all or getattr(row, "owner", actor().name) == actor().name
+
+
+def is_own(row: Any) -> bool:
+    """Whether the actor has asked this, or begun it: others' conversations are read and judged, never gone on in.
+
+    Without a login everything is everybody's.
+    """
+    return actor().credential is None or row.owner == actor().name
 
 
 def only() -> str | None:

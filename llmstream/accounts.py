@@ -187,7 +187,7 @@ class Audit(db.Model):  # type: ignore[name-defined]
 def audit(action: str, target: str, details: dict[str, Any] | None = None, name: str | None = None) -> Audit:
     """Write down who does this, and commit, with whatever else the session holds. `name` where the actor is not known yet."""
     asked = has_request_context()
-    who = name or (actor().name if asked else "command line")
+    who = name if name is not None else actor().name if asked else "command line"
     where = request.remote_addr if asked else None
     line = Audit(actor=who, action=action, target=target, remote_addr=where, details=details)
     db.session.add(line)

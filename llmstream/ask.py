@@ -12,9 +12,10 @@ import gevent
 from flask import abort, current_app, request
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
+from werkzeug.exceptions import Conflict
 
-from .access import actor, is_mine
-from .context import context_for
+from .access import ADMIN, actor, is_mine, is_own, may
+from .context import Context, context_for, message
 from .errors import Unprocessable, conversation_busy, not_stored, too_many
 from .gate import received_body
 from .generation import Generation
@@ -57,7 +58,12 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
     body_hash = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     if key and (earlier := Completion.by_key(actor().name, key)):
         return repeat(earlier.id, earlier.body_hash, body_hash)
-    row, messages = prepare(fields)
+    try:
+        row, messages = prepare(fields)
+    except Conflict:
+        if key and (twin := Completion.by_key(actor().name, key)):  # the same request, sent twice at once
+            return repeat(twin.id, twin.body_hash, body_hash)
+        raise
     row |= {
         "owner": actor().name,
         "credential": actor().counted_as,
@@ -105,7 +111,8 @@ def follow(completion_id: int) -> Transcript:
 
 def stop_answer(completion_id: int) -> Completion:
     """Stop an answer on whichever worker writes it; wait up to STOP_WAIT_S for its end. Gives the row as it is then."""
-    find(Completion, completion_id)
+    if not is_own(find(Completion, completion_id)) and not may(ADMIN):
+        abort(403, f"Completion {completion_id} is somebody else's answer. It can be stopped by who asked, or by an admin.")
     if completion_id not in generation().recorder.live:  # then its own worker learns of it by its poll
         running = (Completion.id == completion_id) & (Completion.status == "in_progress")
         db.session.execute(update(Completion).where(running).values(stop_requested=True))
@@ -123,31 +130,36 @@ def refreshed(completion_id: int) -> Completion:
 
 
 def prepare(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """The row and the messages of a prompt: what it continues, what it repeats, what still fits."""
+    """The row and the messages of a prompt: what it continues, what it repeats, what still fits.
+
+    Who asks another's prompt again begins a conversation of their own with it, in which the messages are kept as they were sent.
+    """
     config = current_app.config
     again = find(Completion, fields["regenerate"]) if "regenerate" in fields else None
-    conversation = again.conversation_id if again else fields.get("conversation_id")
-    if conversation:
-        find(Conversation, conversation)
-    past = list(Completion.of_conversation(conversation)) if conversation else []
-    if any(completion.status == "in_progress" for completion in past):
+    continued = again.conversation_id if again else fields.get("conversation_id")
+    is_aside = continued is not None and not is_own(find(Conversation, continued))
+    if is_aside and not again:
+        abort(403, f"Conversation {continued} is somebody else's: read it, but begin one of your own to ask.")
+    past = list(Completion.of_conversation(continued)) if continued else []
+    if not is_aside and any(completion.status == "in_progress" for completion in past):
         raise conversation_busy()
-    earlier = turns(past)
-    if again:
-        earlier = earlier[: next(i for i, versions in enumerate(earlier) if again in versions)]
-    model = fields.get("model", again.request_model if again else config["LLMSTREAM_MODEL"])
+    same = again.request_model if again and again.request_model in config["LLMSTREAM_MODELS"] else config["LLMSTREAM_MODEL"]
+    model = fields.get("model", same)
     if model not in config["LLMSTREAM_MODELS"]:
         raise Unprocessable({"model": [f"Must be one of: {', '.join(config['LLMSTREAM_MODELS'])}."]})
     prompt = again.prompt if again else fields["prompt"]
     system = fields.get("system", past[-1].system if past else None)
     given = {name: fields[name] for name in ("temperature", "max_tokens") if name in fields}
     parameters = {**(again.parameters if again else {}), **given}
-    messages, dropped = context_for(
-        prompt, system, earlier, config["LLMSTREAM_CONTEXT_TOKENS"], parameters.get("max_tokens")
-    )
+    if again and again.messages:
+        messages, dropped = as_sent(again, system)
+    else:
+        longest = parameters.get("max_tokens")
+        messages, dropped = context_for(prompt, system, before(again, turns(past)), config["LLMSTREAM_CONTEXT_TOKENS"], longest)
     row = {
-        "conversation_id": conversation,
+        "conversation_id": None if is_aside else continued,
         "prompt": prompt,
+        "messages": messages if is_aside or (again and again.messages) else None,
         "system": system,
         "parameters": parameters,
         "request_model": model,
@@ -156,6 +168,17 @@ def prepare(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]
         "regenerated_from": again.id if again else None,
     }
     return row, messages
+
+
+def before(again: Completion | None, conversation: list[list[Completion]]) -> list[list[Completion]]:
+    """The turns that come before this one; all of them before a new prompt."""
+    return conversation[: next(i for i, versions in enumerate(conversation) if again in versions)] if again else conversation
+
+
+def as_sent(again: Completion, system: str | None) -> Context:
+    """The messages that are kept with this completion, under the system message that counts now."""
+    said = [one for one in again.messages or () if one["role"] != "system"]
+    return Context([*([message("system", system)] if system else []), *said], again.dropped_turns)
 
 
 def find(model: Any, key: int) -> Any:

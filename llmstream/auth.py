@@ -1,6 +1,6 @@
 """Who sends this request, and whether they may: the credential first, then the rule of the route (access.RULES).
 
-While no credential exists there is no login: whoever reaches the service, which is then on this machine only, may do everything.
+While there is no user there is no login: whoever reaches the service, which is then on this machine only, may do everything.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from werkzeug.exceptions import Unauthorized
 from .access import ANYBODY, LOCAL, PUBLIC, RULES, Actor, may
 from .accounts import ApiKey, Session
 from .config import is_loopback
-from .errors import prefers_html
+from .delivery import Revoked
+from .errors import prefers_html, problem
 from .extensions import db
 from .gate import received_body, was_forwarded
 from .revocation import Watch
@@ -42,11 +43,12 @@ def init_app(app: Flask) -> None:
     app.config.update(SESSION_COOKIE_SAMESITE="Lax", WTF_CSRF_CHECK_DEFAULT=False, WTF_CSRF_TIME_LIMIT=None)
     app.config["WTF_CSRF_SSL_STRICT"] = False  # gate.py looks at the Origin; a Referer, many browsers leave out
     app.session_interface = Cookies()
-    logins.init_app(app)
+    logins.init_app(app, add_context_processor=False)  # it would ask a database that is away once more, for the page of the error
     csrf.init_app(app)
     with app.app_context():
         app.extensions["watch"] = Watch(db.engine, app.extensions["generation"])
     app.extensions["turns"] = BoundedSemaphore(READERS)
+    app.register_error_handler(Revoked, show_the_door)
     for step in (identify, refuse_forgery, enforce, enter, take_turn):
         app.before_request(step)
     app.after_request(stay_while_streaming)
@@ -71,7 +73,7 @@ def identify() -> None:
 
 
 def has_login() -> bool:
-    """Whether somebody must show who they are: yes, unless only this machine can reach us and no credential exists."""
+    """Whether somebody must show who they are: yes, unless only this machine can reach us and there is no user."""
     if not is_loopback(current_app.config["HOST"]):
         return True
     return watch().has_login()
@@ -139,11 +141,11 @@ def enforce() -> Any:
     return None
 
 
-def show_the_door() -> Any:
+def show_the_door(_revoked: Revoked | None = None) -> Any:
     if request.method == "GET" and prefers_html():
         return redirect(url_for("login.form", next=request.full_path.rstrip("?")))
     words = "Log in, or send an API key: Authorization: Bearer <key>. The one that came, if any, is unknown, expired or revoked."
-    raise Unauthorized(words, www_authenticate=WWWAuthenticate("bearer"))
+    return problem(Unauthorized(words, www_authenticate=WWWAuthenticate("bearer")))
 
 
 def enter() -> None:

@@ -11,8 +11,9 @@ from flask import Blueprint, Response, current_app, redirect, render_template, r
 from marshmallow import EXCLUDE, Schema, ValidationError, validate
 from werkzeug.exceptions import HTTPException
 
+from .access import is_mine, is_own
 from .ask import Asked, ask, find, generation, stop_answer
-from .delivery import STREAM_HEADERS, bound_slow_reader, noted, while_there
+from .delivery import STREAM_HEADERS, noted, while_there
 from .endings import Ending
 from .errors import Unprocessable
 from .gate import received_body
@@ -49,10 +50,9 @@ def send() -> Any:
         KeySchema().load({"Idempotency-Key": key} if key else {})
         asked = ask(PromptSchema().load(form | ids), "chat", key)
     except (ValidationError, HTTPException) as error:
-        return refused(error, ids.get("conversation_id"), form.get("prompt", ""))
+        return refused(error, ids, form.get("prompt", ""))
     page = context(asked.transcript.conversation_id, live=Live(asked))
     db.session.remove()  # what the page shows is loaded; no connection is held while the answer is awaited
-    bound_slow_reader(request.environ.get("gunicorn.socket"), current_app.config["LLMSTREAM_READER_TIMEOUT_S"])
     return Response(stream_template("chat.html", **page), mimetype="text/html", headers=STREAM_HEADERS)
 
 
@@ -60,18 +60,23 @@ def ids_in(given: Any) -> dict[str, int]:
     return FormSchema().load({name: value for name, value in given.items() if value}, unknown=EXCLUDE)
 
 
-def refused(error: Any, conversation_id: int | None, prompt: str) -> tuple[str, int]:
+def refused(error: Any, ids: dict[str, int], prompt: str) -> tuple[str, int]:
     """The same page again, with the reason in words and the prompt still in its box."""
     if isinstance(error, ValidationError):
         error = Unprocessable(error.normalized_messages())
-    return render_template("chat.html", **context(conversation_id, failure=error, prompt=prompt)), error.code
+    again = db.session.get(Completion, ids.get("regenerate", 0))
+    talk = db.session.get(Conversation, again.conversation_id if again else ids.get("conversation_id", 0))
+    shown = talk.id if talk and is_mine(talk) else None  # it may have been deleted meanwhile
+    return render_template("chat.html", **context(shown, failure=error, prompt=prompt)), error.code
 
 
 def context(conversation_id: int | None, **more: Any) -> dict[str, Any]:
     """What chat.html shows: the conversation by turns, those at the side, and what the form offers."""
     completions = Completion.of_conversation(conversation_id) if conversation_id else []
+    conversation = find(Conversation, conversation_id) if conversation_id else None
     return {
-        "conversation": find(Conversation, conversation_id) if conversation_id else None,
+        "conversation": conversation,
+        "reads_only": conversation is not None and not is_own(conversation),
         "turns": turns(completions),
         "thumbs": Review.thumbs([completion.id for completion in completions]),
         "conversations": Conversation.recent(50),

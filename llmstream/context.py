@@ -32,7 +32,8 @@ def context_for(
     kept: list[dict[str, str]] = []
     count = 0
     for turn in reversed(usable):
-        pair = [message("user", turn.prompt), message("assistant", turn.response)]
+        sent = [one for one in turn.messages or () if one["role"] != "system"] or [message("user", turn.prompt)]
+        pair = [*sent, message("assistant", turn.response)]
         room -= sum(map(tokens, pair))
         if room < 0:
             break

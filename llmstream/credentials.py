@@ -76,7 +76,7 @@ def add_key(name: str, user_name: str, scopes: str | None, days: int | None) -> 
     given = {"name": name, "user": user_name, "scopes": scopes.split(",") if scopes else None, "days": days}
     made = loaded(NewKeySchema(), {field: value for field, value in given.items() if value is not None})
     row, secret = ApiKey.make(known(user_name), name, made.get("scopes"), made.get("days"))
-    audit("key added", name, {"user": user_name})
+    audit("key added", name, {field: value for field, value in made.items() if field != "name"})
     click.echo(f"Key {row.id}, shown only now:", err=True)
     click.echo(secret)
 

@@ -16,7 +16,6 @@ from .errors import NoAnswer
 from .recorder import Recorder
 from .transcript import Transcript
 
-SEND_BUFFER_BYTES = 65536
 STREAM_HEADERS = {"Vary": "Accept", "Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 Pieces = Generator[bytes, None, Ending]  # what generation.tail gives; b"" is a sign of life
 
@@ -28,6 +27,10 @@ class Cut(ConnectionResetError):
         super().__init__(errno.ECONNRESET, "the answer is not whole")
 
 
+class Revoked(Cut):
+    """The credential of this request was revoked meanwhile."""
+
+
 def text(pieces: Pieces, transcript: Transcript) -> Iterator[bytes]:
     """The text, from the moment there is some. Raises NoAnswer where the answer ends badly before."""
     try:
@@ -37,6 +40,8 @@ def text(pieces: Pieces, transcript: Transcript) -> Iterator[bytes]:
         if end.value.status != "completed":
             raise NoAnswer(transcript, end.value) from None
         return iter(())
+    except Revoked:
+        raise
     except Cut as cut:
         return raising(cut)
     return from_first(first, pieces)
@@ -136,15 +141,3 @@ def has_hung_up(connection: socket.socket | None) -> bool:
         return True
     finally:
         connection.settimeout(patience)
-
-
-def bound_slow_reader(connection: socket.socket | None, seconds: float) -> None:
-    """A client that takes nothing for `seconds`, or whose link goes down, is let go; its answer goes on being written."""
-    if connection is None:
-        return
-    connection.settimeout(seconds)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # finds a dead link where nothing is being sent
-    for name, value in (("TCP_KEEPIDLE", seconds / 4), ("TCP_KEEPINTVL", seconds / 10), ("TCP_USER_TIMEOUT", seconds * 1000)):
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(value)))

@@ -14,7 +14,7 @@ from marshmallow import Schema, validate
 from sqlalchemy import func, select
 
 from .accounts import audit
-from .delivery import STREAM_HEADERS, Cut, bound_slow_reader
+from .delivery import STREAM_HEADERS, Cut
 from .extensions import db, first_line
 from .filters import Filter
 from .models import Completion, now
@@ -75,7 +75,6 @@ def download(name: str) -> Response:
     part, chosen, form = PartSchema().load(given), Filter.load(request.args, also=("after", "upto")), FORMATS[name]
     if request.method == "GET":
         audit("export", name, {"query": chosen.query(), **part})
-    bound_slow_reader(request.environ.get("gunicorn.socket"), current_app.config["LLMSTREAM_READER_TIMEOUT_S"])
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     opening = form.opening if "after" not in part else ""
     body = written(app, chosen, form.shape, opening, part.get("after", 0), part.get("upto", BIGGEST_ID - 1))

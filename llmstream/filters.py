@@ -183,6 +183,10 @@ class Filter:
                 return total, False
         return total, True
 
+    def in_windows(self) -> Iterator[Any]:
+        """Selects of their ids, each of a part that is quickly read."""
+        return (self._in(bottom, top) for bottom, top in windows(*self.reach))
+
     def _in(self, low: int, high: int) -> Any:
         query = select(Completion.id).where(window(Completion.id, low, high), *self.conditions(low, high))
         if "conversation_id" in self.values:

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 BODY_S = 20
+SEND_BUFFER_BYTES = 65536
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 POLICY = (
     "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; img-src 'self' data:; font-src 'self'; "
@@ -113,6 +114,20 @@ def received_body() -> bytes:
     return body
 
 
+def bound_slow_reader() -> None:
+    """A client that takes nothing for `seconds`, or whose link goes down, is let go; its answer goes on being written."""
+    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    if connection is None:
+        return
+    seconds: float = current_app.config["LLMSTREAM_READER_TIMEOUT_S"]
+    connection.settimeout(seconds)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # finds a dead link where nothing is being sent
+    for name, value in (("TCP_KEEPIDLE", seconds / 4), ("TCP_KEEPINTVL", seconds / 10), ("TCP_USER_TIMEOUT", seconds * 1000)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(value)))
+
+
 def csp_nonce() -> str:
     """What a page's own scripts and styles carry, new for each response: nothing else is run, wherever it comes from."""
     nonce: str = g.setdefault("csp_nonce", secrets.token_urlsafe(16))
@@ -120,6 +135,7 @@ def csp_nonce() -> str:
 
 
 def add_headers(response: Response) -> Response:
+    bound_slow_reader()
     response.headers.setdefault("Content-Security-Policy", POLICY.format(csp_nonce()))
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)

@@ -28,6 +28,7 @@ from .transcript import Lost, Transcript
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
+MOST_COPIES = 500  # followed in one statement: SQLite takes conditions no deeper than 1,000
 LINGER_FROM, LINGER_EACH_S, LINGER_MOST_S = 20, 0.0005, 0.1  # streams of this worker; seconds for each beyond; seconds
 completions = Completion.__table__
 chunks = Chunk.__table__
@@ -174,8 +175,8 @@ class Generation:
         """New text of the answers we follow, and requests to stop those we write."""
         copies, ours = list(self._copies.values()), list(self.recorder.live)
         with self.engine.connect() as connection:
-            if copies:
-                self._refresh(connection, copies)
+            for part in range(0, len(copies), MOST_COPIES):
+                self._refresh(connection, copies[part : part + MOST_COPIES])
             asked = select(completions.c.id).where(completions.c.id.in_(ours), completions.c.stop_requested)
             stops = connection.scalars(asked).all() if ours else []
         for completion_id in stops:
@@ -185,8 +186,8 @@ class Generation:
         by_id = {copy.id: copy for copy in copies if not copy.ended}
         beyond = [and_(chunks.c.completion_id == i, chunks.c.start >= len(c.text)) for i, c in by_id.items()]
         new = connection.execute(select(chunks).where(or_(False, *beyond)).order_by(*chunks.primary_key)).all()
-        found = connection.execute(select(completions).where(completions.c.id.in_(by_id))).all()
-        rows = {row.id: row for row in found}
+        columns = [completions.c[name] for name in ("id", "response", *Ending._fields)]
+        rows = {row.id: row for row in connection.execute(select(*columns).where(completions.c.id.in_(by_id))).all()}
         for chunk in new:
             by_id[chunk.completion_id].extend(chunk.start, chunk.text)
         for completion_id, copy in by_id.items():

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, redirect, render_template, request
 from sqlalchemy import select
 
-from .access import actor, only
+from .access import actor, is_own, only
 from .ask import find
 from .errors import prefers_html, vary_by_accept
 from .filters import Filter, Page
@@ -41,8 +41,9 @@ def index() -> Any:
 def around(chosen: Filter, found: Page) -> dict[str, Any]:
     """What the page shows beside the rows: views, what can be chosen, what people said, how far the search has come."""
     newest = select(Completion.request_model, Completion.owner).order_by(Completion.id.desc()).limit(RECENT)
-    mine = only()  # what others use, and who they are, is no suggestion for somebody who may not see it
-    recent = (newest.where(Completion.owner == mine) if mine else newest).subquery()
+    mine, recent = only(), newest.subquery()
+    if mine:  # what others use, and who they are, is no suggestion for somebody who may not see it
+        recent = select(recent).where(recent.c.owner == mine).subquery()
     return {
         "views": SavedView.of(actor().name),
         "models": most_frequent(recent.c.request_model, 20),
@@ -65,9 +66,17 @@ def detail(completion_id: int) -> Any:
     conversation = Completion.of_conversation(completion.conversation_id)
     if not prefers_html():
         return CompletionSchema().dump(completion) | {"conversation": [other.id for other in conversation]}
-    again = {"turns": turns(conversation), "call": same_call(completion, conversation), "timeline": Timeline.of(completion)}
-    here = {"completion": completion, "conversation": conversation, "query": chosen.query()}
-    return render_template("completion.html", **here, **again, **judging(completion_id))
+    shown = {
+        "completion": completion,
+        "is_own": is_own(completion),
+        "conversation": conversation,
+        "turns": turns(conversation),
+        "aside": Completion.asked_aside(completion, only()),
+        "call": same_call(completion, conversation),
+        "timeline": Timeline.of(completion),
+        "query": chosen.query(),
+    }
+    return render_template("completion.html", **shown, **judging(completion_id))
 
 
 @bp.get("/<int:completion_id>/<any(older, newer):way>")

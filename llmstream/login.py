@@ -18,8 +18,10 @@ from .errors import too_many
 from .extensions import db
 from .gate import received_body
 from .models import now
+from .schemas import BIGGEST_ID, PageSchema
 
 bp = Blueprint("login", __name__)
+LINES = 50  # of the audit trail a page
 WINDOW = timedelta(minutes=15)
 MISSES_BY_NAME, MISSES_BY_ADDRESS = 10, 50  # wrong passwords in a window; then even the right one has to wait
 
@@ -94,15 +96,18 @@ def leave() -> Any:
 
 @bp.get("/admin")
 def admin() -> str:
-    return overview()
+    before = PageSchema(only=("before",)).load(request.args.to_dict()).get("before")
+    return overview(before)
 
 
-def overview(**more: Any) -> str:
+def overview(before: int | None = None, **more: Any) -> str:
+    """Users, keys, and a page of what was done, up to the line `before`."""
     users = db.session.scalars(select(User).order_by(User.name)).all()
     keys = db.session.scalars(select(ApiKey).order_by(ApiKey.id.desc())).all()
-    trail = db.session.scalars(select(Audit).order_by(Audit.id.desc()).limit(50)).all()
-    scopes = sorted(ROLES["admin"])
-    return render_template("admin.html", users=users, keys=keys, trail=trail, roles=list(ROLES), scopes=scopes, now=now(), **more)
+    lines = select(Audit).order_by(Audit.id.desc()).limit(LINES)
+    trail = db.session.scalars(lines.where(Audit.id < before) if before else lines).all()
+    more |= {"before": before, "is_full": len(trail) == LINES, "roles": list(ROLES), "scopes": sorted(ROLES["admin"])}
+    return render_template("admin.html", users=users, keys=keys, trail=trail, now=now(), **more)
 
 
 @bp.post("/admin/users")
@@ -122,7 +127,7 @@ def add_user() -> Any:
 @bp.post("/admin/users/<int:user_id>")
 def change_user(user_id: int) -> Any:
     """`role`, `password`, or `enabled` (yes, no). A change of either ends the sessions that there are."""
-    user = db.session.get(User, user_id) or abort(404, f"There is no user {user_id}.")
+    user = db.session.get(User, min(user_id, BIGGEST_ID)) or abort(404, f"There is no user {user_id}.")
     change = given()
     if user.name == g.actor.name and ("role" in change or change.get("enabled") == "no"):
         raise ValidationError("You cannot take this from yourself: another admin can.", "role")
@@ -149,14 +154,14 @@ def add_key() -> Any:
     if not user:
         raise ValidationError("There is no user of this name.", "user")
     key, secret = ApiKey.make(user, made["name"], made.get("scopes"), made.get("days"))
-    audit("key added", key.name, {"user": user.name})
+    audit("key added", key.name, {name: value for name, value in made.items() if name != "name"})
     return overview(secret=secret), 201, {"Cache-Control": "no-store"}
 
 
 @bp.post("/admin/keys/<int:key_id>/revoke")
 def revoke_key(key_id: int) -> Any:
     received_body()
-    key = db.session.get(ApiKey, key_id) or abort(404, f"There is no key {key_id}.")
+    key = db.session.get(ApiKey, min(key_id, BIGGEST_ID)) or abort(404, f"There is no key {key_id}.")
     key.revoked_at = key.revoked_at or now()
     audit("key revoked", key.name, {"id": key.id})
     return redirect("/admin", 303)

@@ -1,4 +1,4 @@
-"""The tables: columns, named queries, verbs. Every column that the design knows is here from the first migration on."""
+"""The tables: columns, named queries, verbs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Completion(db.Model):  # type: ignore[name-defined]
     client_name: Mapped[str | None] = mapped_column(Text)
     credential: Mapped[str | None] = mapped_column(Text)  # whose limits it counts for: 'key:7', 'user:3'; None without a login
     prompt: Mapped[str] = mapped_column(Text)
-    messages: Mapped[list[dict[str, str]] | None] = mapped_column(Json)  # only where a client sent its own
+    messages: Mapped[list[dict[str, str]] | None] = mapped_column(Json)  # as they were sent, where the conversation does not tell
     system: Mapped[str | None] = mapped_column(Text)
     parameters: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     request_model: Mapped[str] = mapped_column(Text)
@@ -98,7 +98,8 @@ class Completion(db.Model):  # type: ignore[name-defined]
     time_to_first_token_ms: Mapped[int | None] = mapped_column(Integer)
     duration_ms: Mapped[int | None] = mapped_column(Integer)
     added_ms: Mapped[float | None]
-    timeline: Mapped[list[list[int]] | None] = mapped_column(Json)  # [[byte offset, ms since created_at], ...]
+    # [[byte offset, ms since created_at], ...]: long, so read only where it is shown
+    timeline: Mapped[list[list[int]] | None] = mapped_column(Json, deferred=True)
     delivered_bytes: Mapped[int | None] = mapped_column(Integer)
     delivery: Mapped[str | None] = mapped_column(Text)  # 'complete', 'left' (the client went) or 'cut'
     worker_id: Mapped[str] = mapped_column(Text)  # only this worker, in this life of it (epoch), may write the answer
@@ -132,7 +133,7 @@ class Completion(db.Model):  # type: ignore[name-defined]
     @property
     def text(self) -> str:
         """The answer, or what is stored of it so far."""
-        return Chunk.text_of(self.id) if self.status == "in_progress" else self.response
+        return stored_text(self.id) if self.status == "in_progress" else self.response
 
     @property
     def ending(self) -> Ending | None:
@@ -155,6 +156,13 @@ class Completion(db.Model):  # type: ignore[name-defined]
     def of_conversation(cls, conversation_id: int) -> Sequence[Completion]:
         query = select(cls).where(cls.conversation_id == conversation_id).order_by(cls.id)
         return db.session.scalars(query).all()
+
+    @classmethod
+    def asked_aside(cls, completion: Completion, owner: str | None, limit: int = 20) -> Sequence[Completion]:
+        """The same prompt in others' conversations: asked again by a reviewer, or first. Of this owner, if one is named."""
+        linked = (cls.regenerated_from == completion.id) | (cls.id == completion.regenerated_from)
+        query = select(cls).where(linked, cls.conversation_id != completion.conversation_id).order_by(cls.id).limit(limit)
+        return db.session.scalars(query.where(cls.owner == owner) if owner else query).all()
 
     @classmethod
     def by_key(cls, owner: str, key: str) -> Completion | None:
@@ -191,6 +199,12 @@ class Chunk(db.Model):  # type: ignore[name-defined]
     def text_of(cls, completion_id: int) -> str:
         query = select(cls.text).where(cls.completion_id == completion_id).order_by(cls.start)
         return "".join(db.session.scalars(query))
+
+
+def stored_text(completion_id: int) -> str:
+    """What is stored of an answer that was being written a moment ago: its chunks, or the whole if it has ended since."""
+    response = select(Completion.response).where(Completion.id == completion_id)
+    return Chunk.text_of(completion_id) or db.session.scalar(response) or ""
 
 
 class SearchProgress(db.Model):  # type: ignore[name-defined]

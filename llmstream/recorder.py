@@ -122,10 +122,12 @@ class Recorder:
                 self._notes = notes + self._notes
                 raise
             log.warning("one of %d writes was refused, writing each alone: %s", len(batch), error)
+            self._notes = notes + self._notes
             for lone in batch:
                 self._store_alone([lone], [])
             for note in notes:
                 self._store_alone([], [note])
+                self._notes.remove(note)
 
     def _store_alone(self, one: list[Write], note: list[dict[str, Any]]) -> None:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, abort, redirect, request
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
-from .access import JUDGE, actor, may
+from .access import ASK, JUDGE, actor, is_own, may
 from .ask import find, json_object
 from .gate import received_body
 from .identity import call_reviewer, plain_name, reviewer
@@ -86,7 +86,9 @@ def add_review(completion_id: int) -> Any:
     role = said.pop("role")
     if role == "reviewer" and not may(JUDGE):
         abort(403, f"To judge as a reviewer needs the permission to {JUDGE}. A thumb as the user (role: user) does not.")
-    find(Completion, completion_id)
+    completion = find(Completion, completion_id)
+    if role == "user" and not (is_own(completion) and may(ASK)):
+        abort(403, f"The thumb of the user (role: user) is for who asked, with the permission to {ASK}. Nothing was saved.")
     review_id, is_new = judge(completion_id, actor().name if role == "user" else reviewer(), role, said)
     return redirect(then, 303) if then else (dump(find(Review, review_id)), 201 if is_new else 200)
 

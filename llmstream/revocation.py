@@ -14,7 +14,7 @@ import gevent
 from sqlalchemy import Engine, select, update
 
 from .accounts import ApiKey, Session, User
-from .delivery import Cut
+from .delivery import Revoked
 from .extensions import first_line, is_passing, transact
 from .generation import Generation
 from .models import now
@@ -33,7 +33,7 @@ class Watch:
         self._used: set[int] = set()  # keys, since the last note
         self._noted_at = float("-inf")
         self._greenlet: gevent.Greenlet | None = None
-        self._has_login: bool | None = None  # whether a credential exists; None: nobody has looked yet
+        self._has_login: bool | None = None  # whether there is a user; None: nobody has looked yet
 
     def start(self) -> None:
         """Called in each worker, after the fork."""
@@ -60,23 +60,24 @@ class Watch:
                 log.warning("revoked credentials could not be looked for: %s", first_line(error), exc_info=not is_passing(error))
 
     def has_login(self) -> bool:
-        """Whether there is a credential, as of the last look: requests do not wait for a database that is away."""
+        """Whether there is a user, as of the last look: requests do not wait for a database that is away."""
         if self._has_login is None or self._greenlet is None:
-            self._has_login = self._any_credential()
+            self._has_login = self._any_user()
         return self._has_login
 
-    def _any_credential(self) -> bool:
+    def _any_user(self) -> bool:
+        """Of any kind: the last key that expires, or the last user who is disabled, opens nothing."""
         with self.engine.connect() as connection:
-            return bool(connection.scalar(User.with_a_way_in()))
+            return bool(connection.scalar(select(User.id).limit(1)))
 
     def _look(self) -> None:
         if not self._has_login:
-            self._has_login = self._any_credential()
+            self._has_login = self._any_user()
         asked = {t.row["credential"]: i for i, t in self.generation.recorder.live.items() if t.row.get("credential")}
         shown = {*self._visits, *asked}
         for credential in shown - self._good(shown) if shown else ():
             for visitor in list(self._visits.get(credential, ())):
-                visitor.kill(Cut(), block=False)
+                visitor.kill(Revoked(), block=False)
             for completion_id, transcript in list(self.generation.recorder.live.items()):
                 if transcript.row.get("credential") == credential:
                     self.generation.stop(completion_id, "revoked")

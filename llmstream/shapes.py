@@ -17,7 +17,7 @@ from sqlalchemy import select
 from .context import latest_usable, message
 from .extensions import db
 from .judgements import Review, Tag
-from .models import Chunk, Completion, turns
+from .models import Completion, stored_text, turns
 from .schemas import CompletionSchema, rfc3339
 
 FIELDS = [name for name in CompletionSchema().fields if name in Completion.__table__.c]
@@ -35,7 +35,7 @@ def rows(ids: list[int]) -> Iterator[dict[str, Any]]:
     for row in db.session.execute(select(*columns).where(Completion.id.in_(ids)).order_by(Completion.id)).all():
         item = dict(zip(FIELDS, map(plain, row), strict=True))
         if item["status"] == "in_progress":
-            item["response"] = Chunk.text_of(item["id"])
+            item["response"] = stored_text(item["id"])
         item["reviews"] = [dict(zip(REVIEW, map(plain, review[1:]), strict=True)) for review in reviews.get(item["id"], ())]
         item["tags"] = tags.get(item["id"], [])
         yield item
@@ -87,7 +87,8 @@ def as_chat(ids: list[int]) -> Iterator[str]:
     """OpenAI's format for fine-tuning. What was judged bad is no example, unless somebody wrote what is right."""
     for completion, correction, prompt in asked(ids, corrections_of(ids)):
         if correction or (completion.status == "completed" and completion.response and completion.rating != "bad"):
-            yield json_line({"messages": [*prompt, message("assistant", correction or completion.response)]})
+            untrained = [{**one, "weight": 0} if one["role"] == "assistant" else one for one in prompt]  # each has its own line
+            yield json_line({"messages": [*untrained, message("assistant", correction or completion.response)]})
 
 
 def as_preferences(ids: list[int]) -> Iterator[str]:

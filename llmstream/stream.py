@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
-from flask import Blueprint, Response, abort, current_app, request
+from flask import Blueprint, Response, abort, request
 
 from .ask import Asked, ask, follow, generation, json_object, stop_answer
-from .delivery import STREAM_HEADERS, bound_slow_reader, events, noted, text, while_there, whole
+from .delivery import STREAM_HEADERS, events, noted, text, while_there, whole
 from .errors import Unprocessable
+from .gate import bound_slow_reader
 from .generation import tail
 from .schemas import AfterSchema, CompletionSchema, KeySchema, LastEventSchema, PromptSchema
 from .transcript import Transcript
@@ -75,7 +76,7 @@ def check_offset(transcript: Transcript, after: int, as_events: bool) -> None:
 def respond(asked: Asked, after: int, as_events: bool) -> Response:
     """The answer as a response. What fails before the first text is a true HTTP error, except in events, which begin at once."""
     transcript, connection = asked.transcript, request.environ.get("gunicorn.socket")
-    bound_slow_reader(connection, current_app.config["LLMSTREAM_READER_TIMEOUT_S"])
+    bound_slow_reader()  # before the wait for the first text, too
     pieces = tail(transcript, after)
     if asked.is_new:
         pieces = noted(pieces, transcript, generation().recorder)

@@ -37,8 +37,9 @@ def migrate(connection: Connection) -> None:
 
 
 def migrate_postgresql(connection: Connection) -> None:
-    unlimited = "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')"
-    connection.execute(text(unlimited))  # a large table takes its time
+    unlimited = "SELECT set_config(name, '0', true) FROM pg_settings WHERE name = ANY(:limits)"
+    limits = ["statement_timeout", "transaction_timeout", "lock_timeout"]  # a large table takes its time, and so does our turn
+    connection.execute(text(unlimited), {"limits": limits})
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('llmstream migrations'))"))  # one instance at a time
     migrate(connection)
     connection.commit()

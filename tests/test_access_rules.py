@@ -1,5 +1,6 @@
 """Who may do what, from outside: strangers nothing, users what is theirs, reviewers and admins the rest."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,8 +10,9 @@ import pytest
 from llmstream import create_app
 from llmstream.access import ADMIN, ASK, EXPORT, JUDGE, PUBLIC, READ, ROLES, RULES
 from tests.contract import delivery_of
+from tests.exchange import Gate
 from tests.people import PAGE, Team
-from tests.steps import answer
+from tests.steps import answer, held
 from tests.upstream import Upstream
 
 app = create_app({"DATABASE_URL": "sqlite:////dev/null/none.db", "SECRET_KEY": "x" * 32})
@@ -167,6 +169,60 @@ def test_a_reviewer_sees_judges_and_exports_everything(team: Team, eves: Answer)
     assert rita.call("PUT", f"/history/{eves.id}/tags/shared").status_code == 201
     assert "a secret of eve's" in rita.get("/history.jsonl?owner=eve").text
     assert team.database.completion(eves.id)["rating"] == "good"
+
+
+def test_a_reviewer_runs_anothers_prompt_again_without_touching_the_conversation(team: Team, upstream: Upstream) -> None:
+    first = team.by("eve").stream_text(upstream.script(*answer("one")).prompt)
+    first.text()
+    script = upstream.script(answer("two"), answer("two"))
+    second = team.by("eve").stream_text(script.prompt, conversation_id=first.conversation_id)
+    second.text()
+    page = team.by("rita").page(f"/?conversation={first.conversation_id}").text
+    assert re.search(r'<form class="composer"[^>]* hidden>', page) and "begin one of your own" in page
+    refused = team.by("rita").call("POST", "/stream", json={"prompt": "And?", "conversation_id": first.conversation_id})
+    assert refused.status_code == 403 and "somebody else" in refused.json()["detail"]
+    again = team.by("rita").call("POST", f"/history/{second.completion_id}/again", allow_redirects=False)
+    its_id = int(again.headers["Location"].rsplit("/", 1)[1])
+    run = team.by("rita").finished(its_id)
+    assert run["owner"] == "rita" and run["conversation_id"] != first.conversation_id
+    assert run["regenerated_from"] == second.completion_id
+    sent = script.call(2).body["messages"]
+    assert sent == script.call(1).body["messages"] and len(sent) == 3
+    assert f"/compare/{its_id}" in team.by("rita").page(f"/history/{second.completion_id}").text
+    assert f"/compare/{its_id}" not in team.by("eve").page(f"/history/{second.completion_id}").text
+    assert team.by("eve").history(second.completion_id)["conversation"] == [first.completion_id, second.completion_id]
+    example = json.loads(team.by("rita").get(f"/history.chat.jsonl?after={its_id - 1}&owner=rita").text.splitlines()[0])
+    assert [(one["role"], one["content"]) for one in example["messages"][:-1]] == [(one["role"], one["content"]) for one in sent]
+
+
+def test_another_answer_is_stopped_by_an_admin_only(team: Team, upstream: Upstream) -> None:
+    gate = Gate()
+    stream = team.by("eve").stream_text(upstream.script(*held(gate, "so far", "never")).prompt)
+    stream.more()
+    refused = team.by("rita").call("DELETE", f"/stream/{stream.completion_id}")
+    assert refused.status_code == 403 and team.database.completion(stream.completion_id)["status"] == "in_progress"
+    assert team.by("ana").call("DELETE", f"/stream/{stream.completion_id}").json()["status"] == "cancelled"
+    gate.open()
+
+
+def test_the_thumb_of_the_user_is_for_who_asked(team: Team, eves: Answer) -> None:
+    thumb = {"role": "user", "rating": "good"}
+    for name in ("rita", "ana"):
+        assert team.by(name).call("POST", f"/history/{eves.id}/reviews", json=thumb).status_code == 403
+    assert team.by("eve").call("POST", f"/history/{eves.id}/reviews", json=thumb).status_code == 201
+
+
+@pytest.mark.parametrize("scope", ["ask", "read", "judge", "export"])
+def test_a_key_may_what_its_scope_says_and_no_more(team: Team, eves: Answer, scope: str) -> None:
+    by = team.with_key(team.key("rita", scopes=scope)[1])
+    thumbed = team.with_key(team.key("eve", scopes="read")[1]).call("POST", f"/history/{eves.id}/reviews", json={"role": "user"})
+    assert thumbed.status_code == 403
+    answers = {"ask": by.call("POST", "/stream", json={"prompt": "hello"}), "read": by.get("/history"),
+               "judge": by.call("POST", f"/history/{eves.id}/reviews", json={"rating": "good", "note": scope}),
+               "export": by.get("/history.csv?owner=nobody")}
+    allowed = {name for name, answered in answers.items() if answered.ok}
+    assert allowed == ({"read"} if scope == "read" else {scope})
+    assert by.get(f"/stream/{eves.id}").status_code == (404 if scope == "ask" else 403)
 
 
 def test_an_admin_deletes(team: Team, upstream: Upstream) -> None:

@@ -12,7 +12,7 @@ MODULES = sorted(path.stem for path in PROGRAM.glob("*.py"))
 TABLE = {row["module"]: row for row in table("Modules", "module", "architecture.md")}
 ORDER = list(TABLE)
 FEATURES = {"stream", "chat", "history", "queue", "review", "compare", "views", "openapi", "login", "cli", "credentials", "demo",
-            "export", "deletion", "stats"}
+            "export", "deletion", "retention", "stats"}
 
 
 def imports(module: str) -> set[str]:

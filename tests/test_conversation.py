@@ -119,3 +119,12 @@ def test_the_history_of_one_shows_its_whole_conversation_in_order(client: Client
     ids = [first, *(turn(client, upstream.script(*answer("more")), conversation_id) for _ in range(2))]
     for id in ids:
         assert client.history(id)["conversation"] == ids
+
+
+def test_without_a_login_everybody_may_go_on_everywhere(client: Client, database: Database, upstream: Upstream) -> None:
+    first = client.stream_text(upstream.script(*answer("one")).prompt)
+    first.text()
+    for table, column in (("conversations", "id"), ("completions", "conversation_id")):
+        database.execute(f"UPDATE {table} SET owner = 'mara' WHERE {column} = :id", id=first.conversation_id)
+    assert client.stream_text(upstream.script(*answer("two")).prompt, conversation_id=first.conversation_id).text() == "two"
+    assert client.stream_text(regenerate=first.completion_id).conversation_id == first.conversation_id

@@ -99,7 +99,7 @@ def test_a_filters_worth_is_shown_confirmed_and_deleted(client: Client, database
     elsewhere = ask(client, upstream)
     page, path = client.page(f"/delete?conversation_id={talk}"), f"/delete?conversation_id={talk}"
     words = re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]+>", " ", page.text)))
-    assert "Answers 12" in words and "In conversations 1" in words and "Judgements of them 1" in words
+    assert "Answers 12" in words and "Judgements of them 1" in words
 
     def send(shown: int, typed: str) -> tuple[int, str]:
         response = client.call("POST", path, data={"shown": shown, "typed": typed}, headers={"Accept": "text/html"})

@@ -217,17 +217,21 @@ def test_examples_are_the_conversation_as_sent_with_the_corrected_answer(client:
 
     def turn(completion_id: int, text: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": prompts[completion_id]}, {"role": "assistant", "content": text}]
+
+    def earlier(*turns: dict[str, str]) -> list[dict[str, Any]]:
+        return [{**one, "weight": 0} if one["role"] == "assistant" else one for one in turns]
     mine = f"conversation_id={first.conversation_id}"
     begin = [system, *turn(first.completion_id, "Paris")]
     retried = client.history(again.completion_id)["response"]
     assert lines(client, f"/history.chat.jsonl?{mine}") == [
-        {"messages": begin}, {"messages": [*begin, *turn(bad.completion_id, retried)]}]
+        {"messages": begin}, {"messages": [*earlier(*begin), *turn(bad.completion_id, retried)]}]
     assert lines(client, f"/history.preferences.jsonl?{mine}") == []
     review(client, bad.completion_id, correction="London")
     review(client, cut.completion_id, rating="bad", correction="whole")
     examples = lines(client, f"/history.chat.jsonl?{mine}")
-    assert {"messages": [*begin, *turn(bad.completion_id, "London")]} in examples
-    assert examples[-1]["messages"] == [*begin, *turn(bad.completion_id, retried), *turn(cut.completion_id, "whole")]
+    assert {"messages": [*earlier(*begin), *turn(bad.completion_id, "London")]} in examples
+    past = earlier(*begin, *turn(bad.completion_id, retried))
+    assert examples[-1]["messages"] == [*past, *turn(cut.completion_id, "whole")]
     asked = {"role": "user", "content": prompts[bad.completion_id]}
     assert lines(client, f"/history.preferences.jsonl?{mine}")[0] == {
         "prompt": [*begin, asked], "chosen": [{"role": "assistant", "content": "London"}],

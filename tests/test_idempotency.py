@@ -48,6 +48,16 @@ def test_a_retry_while_it_runs_joins_it_from_the_first_byte(
     assert len(script.calls) == 1
 
 
+def test_two_at_once_in_a_conversation_are_one(client: Client, upstream: Upstream, key: dict[str, str]) -> None:
+    talk = client.stream_text(upstream.script(*answer("first")).prompt)
+    talk.text()
+    script = upstream.script(*answer("only ", "once"))
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(client.ask, script.prompt, headers=key, conversation_id=talk.conversation_id) for _ in range(8)]
+        assert [(one.result().status_code, one.result().text) for one in asked] == [(200, "only once")] * 8
+    assert len(script.calls) == 1
+
+
 def test_another_body_is_refused(client: Client, database: Database, upstream: Upstream, key: dict[str, str]) -> None:
     script, other = upstream.script(*answer("one")), upstream.script(*answer("other"))
     client.stream_text(script.prompt, headers=key).text()

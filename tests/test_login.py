@@ -66,6 +66,8 @@ def test_commands_for_users_and_keys(start: Launch, new_database: Callable[[], D
     command(database, "user", "change", "ana", "--role", "reviewer", "--disable")
     assert command(database, "user", "list") == "ana\treviewer\tdisabled\nrobot\tuser\tenabled\n"
     assert "There is no key 9" in command(database, "key", "revoke", "9", fails=True)
+    service.stop()
+    assert start(database, WEB_CONCURRENCY=1).client.get("/history").status_code == 401, "nobody is left who may: still closed"
 
 
 def test_secrets_are_stored_as_hashes(team: Team) -> None:
@@ -137,6 +139,7 @@ def test_odd_names_and_passwords_are_just_wrong(team: Team) -> None:
     browser = Browser(team.service.url)
     for odd in ("\0", "a\0b", "' OR 1=1 --", "\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"), "x" * 5000, ""):
         assert browser.submit("/login", name=f"odd{odd}", password=odd).status_code == 401, odd
+    assert browser.submit("/login", name="", password="").status_code == 401
 
 
 def test_guessing_is_slowed_down_by_name_over_all_workers(team: Team, fresh: Callable[..., Browser]) -> None:

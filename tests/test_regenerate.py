@@ -39,6 +39,13 @@ def test_a_regeneration_can_be_regenerated(client: Client, upstream: Upstream) -
     assert client.history(three)["prompt"] == second.prompt
 
 
+def test_the_default_answers_for_a_model_that_is_gone(client: Client, database: Database, upstream: Upstream) -> None:
+    stream = client.stream_text(upstream.script(*answer("old")).prompt)
+    stream.text()
+    database.execute("UPDATE completions SET request_model = 'retired' WHERE id = :id", id=stream.completion_id)
+    assert client.history(regenerate(client, stream.completion_id))["request_model"] == "scripted-model"
+
+
 def test_later_turns_build_upon_the_latest_regeneration(client: Client, upstream: Upstream) -> None:
     script = upstream.script(*answer("old")).then(*answer("new"))
     stream = client.stream_text(script.prompt)

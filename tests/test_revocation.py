@@ -1,12 +1,13 @@
 """A key that is revoked, and a user who is disabled, are out at once: their streams are cut, and their answers end."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.client import Client, eventually
 from tests.conftest import Launch
-from tests.contract import endings, row_is
+from tests.contract import endings, is_problem, row_is
 from tests.exchange import Gate
 from tests.people import Team
 from tests.steps import delta, held, wait_for
@@ -39,6 +40,16 @@ def test_a_revoked_keys_streams_end_and_others_go_on(team: Team, upstream: Upstr
     assert program.get("/history").status_code == 401
     gate.open()
     assert other.text() == "on and on"
+
+
+def test_a_revoked_key_that_waits_for_its_first_text_is_told_so(team: Team, upstream: Upstream) -> None:
+    key_id, secret = team.key("bob")
+    script = upstream.script(wait_for(Gate()))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(team.with_key(secret).ask, script.prompt)
+        script.call()
+        team.ana.submit(f"/admin/keys/{key_id}/revoke", "/admin")
+        is_problem(waiting.result(AT_ONCE_S), 401)
 
 
 def test_a_disabled_users_streams_end(team: Team, upstream: Upstream) -> None:

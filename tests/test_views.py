@@ -27,6 +27,7 @@ def test_a_view_is_kept_listed_and_deleted(client: Client) -> None:
     assert client.get(view["url"]).status_code == 200
     for _ in range(2):
         assert client.call("DELETE", f"/views/{view['id']}").status_code == 204
+    assert client.call("DELETE", "/views/" + "9" * 30).status_code == 204
     assert "Failed ones" not in names(client)
 
 

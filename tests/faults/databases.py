@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from llmstream.search import IS_INDEXED
 from tests.client import eventually
 from tests.faults.harness import RECOVERED_S, Missing, Model, NotApplicable, Result, Run, all_over, control, postgres, stopped
 from tests.faults.kills import newest_of, the
@@ -27,6 +28,8 @@ BEGIN_S = 3.0  # docs/api.md: "The prompt could not be stored within 3 s"
 RESUMES_S = 1.0  # commits go on so soon after the database is back
 GAP_MS = 50.0  # no request waits longer for a worker's hub
 CROWD = 16
+UNFOUND = {kind: f"SELECT count(*) FROM completions WHERE status <> 'in_progress' AND NOT EXISTS ({is_indexed})"
+           for kind, is_indexed in IS_INDEXED.items()}
 Fault = Callable[[], Any]  # gives a context manager: meanwhile the database takes no writes
 
 
@@ -70,6 +73,7 @@ def outage(run: Run, result: Result, service: Service, model: Model, seconds: fl
                 result.expect(service.client.get("/history?limit=1").status_code == 200, "history could not be read")
             sleep_until(began + seconds)
             worst_ms, own_ms = probe.worst()
+            releasing = time.monotonic()
         freed = time.monotonic()
         result.recovered(resumption(database, freed), RESUMES_S)
         refusals = [future.result() for future in late]
@@ -81,12 +85,13 @@ def outage(run: Run, result: Result, service: Service, model: Model, seconds: fl
     for seen in seens:
         result.expect(seen.succeeded, f"completion {seen.completion_id} did not end cleanly: {seen.ended}, {seen.end}")
         if seconds > FLOWS_S + 1.5:
-            flowed = max((at - began for at, _ in seen.arrivals if began <= at < freed), default=0.0)
+            flowed = max((at - began for at, _ in seen.arrivals if began <= at < releasing), default=0.0)
             result.expect(FLOWS_S - 0.7 < flowed < FLOWS_S + 0.7, f"{seen.completion_id}: text flowed on for {flowed:.1f} s")
     seens += ending.leave()
     check_untouched(result, service, workers, newest)
     result.rounds += 1
     result.add(check(service, seens, calls=model.asked()))
+    eventually(lambda: not database.value(UNFOUND[database.kind]), 15, "the search index has all that ended meanwhile")
 
 
 def check_untouched(result: Result, service: Service, workers: list[int], newest: int) -> None:

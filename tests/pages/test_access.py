@@ -19,7 +19,8 @@ from tests.upstream import Upstream
 pytestmark = pytest.mark.parametrize(*SQLITE, indirect=True)
 AXE = (ROOT / "tests/vendor/axe.js").read_text()
 RUN = """async rules => {
-    const { violations } = await axe.run(document, { resultTypes: ["violations"], ...(rules && { runOnly: rules }) });
+    const options = rules ? { runOnly: rules } : { rules: { "target-size": { enabled: true } } };  // left out by default
+    const { violations } = await axe.run(document, { resultTypes: ["violations"], ...options });
     return violations.filter(({ impact }) => ["serious", "critical"].includes(impact))
         .flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target}: ${failureSummary}`));
 }"""

@@ -166,6 +166,33 @@ class Fields:
             assert self.team.database.value("SELECT count(*) FROM users WHERE name = :name", name=text) == 1, f"user {text!r}"
         return answer
 
+    def filled_in(self, text: str) -> requests.Response:
+        """As what the forms of the pages send: a prompt, a reason and where to go, a reviewer's name; an admin's choices."""
+        sent, row = text.encode(errors="surrogatepass"), f"/history/{self.completion}"
+        forms = [("/", {"prompt": sent, "model": sent, "idempotency_key": sent}), ("/", {"prompt": sent}), ("/", {"stop": sent}),
+                 (f"{row}/reviews", {"reason": sent, "then": "/history"}), (f"{row}/reviews", {"rating": "good", "then": sent}),
+                 (f"{row}/tags", {"add": sent}), ("/review/name", {"name": sent}), ("/views", {"name": sent, "query": sent}),
+                 ("/delete?status=failed", {"shown": sent, "typed": sent}),
+                 ("/admin/keys", {"user": sent, "name": "odd", "days": sent, "scopes": sent}),
+                 ("/admin/users", {"name": "odd", "role": sent, "password": sent})]
+        for path, form in forms:
+            data = {"csrf_token": self.token, **form}
+            answer = requests.post(f"{self.url}{path}", data=data, cookies=self.browser.session.cookies, allow_redirects=False,
+                                   headers={"Accept": "text/html"}, timeout=30)
+            assert answer.status_code in (200, 201, 303, *REFUSED), f"{path} {text!r}: {answer.status_code} {answer.text[-300:]}"
+        return answer
+
+    def counted(self, text: str) -> requests.Response:
+        """Where the numbers, an export, a page of judgements or of the audit trail begin, and in the cookies of a reviewer."""
+        for path, names in {"/stats": ["days", "by", "whole"], "/history.csv": ["after", "upto", "status"], "/admin": ["before"],
+                            f"/history/{self.completion}/reviews": ["before", "limit"], "/stream/1": ["after"],
+                            f"/history/{self.completion}": ["view", "q"], "/review": ["q", "skip", "id"]}.items():
+            for name in names:
+                answer = self.call("GET", f"{path}?{urlencode({name: text}, errors='surrogatepass')}")
+                assert answer.status_code in (200, 303, 404, 422), f"{path} {name}={text!r}: {answer.status_code}"
+        value = re.sub(rb"[\r\n\0;]", b" ", text.encode(errors="surrogatepass")).strip()
+        return self.call("GET", "/review", headers={"Cookie": b"reviewer=" + value + b"; browser=" + value})  # type: ignore[dict-item]
+
     def entered(self, text: str) -> requests.Response:
         """As name, password and place to go to of a login."""
         browser = Browser(self.url)
@@ -187,6 +214,8 @@ CASES: dict[str, Case] = {
     "headers": Fields.keyed,
     "credentials": Fields.shown,
     "names": Fields.named,
+    "forms": Fields.filled_in,
+    "counts": Fields.counted,
     "login": Fields.entered,
 }
 

@@ -1,0 +1,101 @@
+"""What a deletion would take, and taking it: in transactions of some milliseconds with a pause between, so that text that is
+being written is stored in time meanwhile.
+
+Chunks, reviews, tags and the search index follow by cascade and trigger; a regeneration stays, without its reference.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+import gevent
+from sqlalchemy import Connection, delete, exists, func, select, text
+
+from .extensions import db, is_passing, transact
+from .filters import Filter
+from .judgements import Review
+from .models import Completion, Conversation
+from .schemas import BIGGEST_ID
+
+completions, conversations = Completion.__table__, Conversation.__table__
+LOCK_S, PAUSE_S = 0.012, 0.005  # how long the write lock is held at a time, and how long at least it is left
+FIRST, MOST = 10, 200  # rows of a transaction
+TRIES, TRY_S = 20, 0.5  # a database that takes no writes
+
+
+class Going(NamedTuple):
+    """What a deletion would take."""
+
+    answers: int
+    first: datetime | None
+    last: datetime | None
+    judgements: int
+    running: int  # being written, so they stay
+
+
+def going(chosen: Filter) -> Going:
+    """Counted in windows of ids: no statement takes long, however many there are."""
+    answers = judgements = 0
+    first: datetime | None = None
+    last: datetime | None = None
+    for ids in chosen.in_windows():
+        ended = ids.where(Completion.status != "in_progress")
+        at = ended.with_only_columns(Completion.created_at).subquery().c.created_at
+        count, oldest, newest = db.session.execute(select(func.count(), func.min(at), func.max(at))).one()
+        if not count:
+            continue
+        answers += count
+        first, last = min(first or oldest, oldest), max(last or newest, newest)
+        judgements += db.session.scalar(select(func.count()).where(Review.completion_id.in_(ended))) or 0
+    live = running_ids()
+    conditions = chosen.conditions(min(live), max(live) + 1) if live else []
+    running = db.session.scalar(select(func.count()).where(Completion.id.in_(live), *conditions)) if live else 0
+    return Going(answers, first, last, judgements, running or 0)
+
+
+def running_ids() -> list[int]:
+    return list(db.session.scalars(select(Completion.id).where(text("status = 'in_progress'"))))
+
+
+def remove_all(chosen: Filter, upto: int = BIGGEST_ID - 1, spared: Collection[int] = ()) -> Iterator[int]:
+    """Delete what the filter shows, but for these and what is being written. Gives how many are gone, again and again."""
+    before, after, gone = 0, 0, 0
+    while ids := chosen.after(1000, after, upto):
+        db.session.remove()
+        for gone in remove([one for one in ids if one not in spared]):
+            yield before + gone
+        before, after, gone = before + gone, ids[-1], 0
+    db.session.remove()
+
+
+def remove(ids: list[int]) -> Iterator[int]:
+    """Delete these, a few at a time. Gives how many are gone after each time."""
+    size, gone, tries = FIRST, 0, 0
+    while ids:
+        part, began = ids[:size], time.monotonic()
+        try:
+            with db.engine.connect() as connection:
+                gone += transact(connection, lambda c, part=part: erase(c, part))  # type: ignore[misc]
+        except Exception as error:
+            tries += 1
+            if not is_passing(error) or tries == TRIES:
+                raise
+            gevent.sleep(TRY_S)
+            continue
+        took, ids, tries = time.monotonic() - began, ids[size:], 0
+        size = max(1, min(MOST, int(size * LOCK_S / took)))
+        yield gone
+        gevent.sleep(max(PAUSE_S, took))
+
+
+def erase(connection: Connection, ids: list[int]) -> int:
+    ended = completions.c.id.in_(ids), completions.c.status != "in_progress"
+    talks = connection.scalars(delete(completions).where(*ended).returning(completions.c.conversation_id)).all()
+    # PostgreSQL: a prompt that is being stored in one of these holds it, and must be seen below
+    connection.execute(select(conversations.c.id).where(conversations.c.id.in_(set(talks))).order_by("id").with_for_update())
+    is_empty = ~exists().where(completions.c.conversation_id == conversations.c.id)
+    connection.execute(delete(conversations).where(conversations.c.id.in_(set(talks)), is_empty))
+    return len(talks)
