@@ -102,7 +102,7 @@ def post_worker_init(worker: Any) -> None:
     gc.freeze()  # what is there by now stays: to look through it again and again would hold the hub for 70 ms each time
     gc.enable()
     worker.wsgi.extensions["generation"].begin_work()
-    for part in ("indexer", "retention", "watch"):
+    for part in ("indexer", "meter", "retention", "watch"):
         worker.wsgi.extensions[part].start()
     worker.log.error_log.addFilter(lambda record: not is_stopped_reader(record))
     drainer = gevent.spawn(drain_when_told, worker)

@@ -39,6 +39,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     from .extensions import db, engine_options, migrate
     from .generation import Generation
     from .search import Indexer
+    from .usage import Meter
 
     logging.config.dictConfig(logs.CONFIG)
     app = Flask(__name__, template_folder="../templates", static_folder="../static")
@@ -54,6 +55,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         app.extensions["generation"] = Generation(db.engine, app.config)
         recorder = app.extensions["generation"].recorder
         app.extensions["indexer"] = Indexer(db.engine, recorder.me, recorder.live)
+        app.extensions["meter"] = Meter(db.engine, app.config["LLMSTREAM_CALLS_PER_MINUTE"])
 
     app.extensions["retention"] = retention.Retention(app, app.config["LLMSTREAM_RETENTION_DAYS"])
     for step in (errors, gate, auth, identity):

@@ -22,9 +22,10 @@ from .access import ANYBODY, LOCAL, PUBLIC, RULES, Actor, may
 from .accounts import ApiKey, Session
 from .config import is_loopback
 from .delivery import Revoked
-from .errors import prefers_html, problem
+from .errors import prefers_html, problem, too_many
 from .extensions import db
 from .gate import received_body, was_forwarded
+from .limits import Exceeded
 from .revocation import Watch
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -49,7 +50,7 @@ def init_app(app: Flask) -> None:
         app.extensions["watch"] = Watch(db.engine, app.extensions["generation"])
     app.extensions["turns"] = BoundedSemaphore(READERS)
     app.register_error_handler(Revoked, show_the_door)
-    for step in (identify, refuse_forgery, enforce, enter, take_turn):
+    for step in (identify, meter, refuse_forgery, enforce, enter, take_turn):
         app.before_request(step)
     app.after_request(stay_while_streaming)
     app.after_request(keep_private)
@@ -92,6 +93,15 @@ def shows_a_key() -> bool:
 def by_key(request: Request) -> ApiKey | None:
     given = request.authorization
     return ApiKey.find(given.token) if given and given.token else None
+
+
+def meter() -> None:
+    """One more request of who sends it, and of their address. 429 once there are too many; without a login there never are."""
+    if g.actor and g.actor.counted_as and request.endpoint != "static":
+        try:
+            current_app.extensions["meter"].count(g.actor.counted_as, f"address {request.remote_addr}")
+        except Exceeded as no:
+            raise too_many(str(no), no.retry_after) from None
 
 
 def refuse_forgery() -> None:

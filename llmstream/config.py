@@ -217,6 +217,7 @@ SETTINGS = [
     Setting("LLMSTREAM_HOSTS", "", _hosts),
     Setting("LLMSTREAM_PROXIES", "", _networks),
     Setting("LLMSTREAM_REQUESTS_PER_MINUTE", "120", _whole(1, 1_000_000)),
+    Setting("LLMSTREAM_CALLS_PER_MINUTE", "3000", _whole(1, 10_000_000)),
     Setting("LLMSTREAM_STREAMS_AT_ONCE", "50", _whole(1, 100_000)),
     Setting("LLMSTREAM_BYTES_PER_DAY", "1000000000", _whole(1, 2**50)),
     Setting("LLMSTREAM_RETENTION_DAYS", "", _whole(1, 36500)),

@@ -50,7 +50,7 @@ def page_of(name: str, **more: Any) -> dict[str, Any]:
     return json(an_object(data={"type": "array", "items": json(name)["application/json"]}, **more))
 
 
-ANY, BODY, ENDED = (400, 401, 403, 414, 431, 503), (408, 413, 415, 422), (404, 406, 409, 422, 429, 500, 502, 504)
+ANY, BODY, ENDED = (400, 401, 403, 414, 429, 431, 503), (408, 413, 415, 422), (404, 406, 409, 422, 500, 502, 504)
 HTML, STREAM = {"text/html": TEXT}, {"text/plain": TEXT, "text/event-stream": TEXT}
 LINES = {"text/csv": TEXT, "application/jsonl": TEXT}
 LISTED = (PageSchema, FilterSchema)

@@ -9,7 +9,7 @@ from typing import Any
 
 from .models import Completion, turns
 
-KEY = "LLMSTREAM_API_KEY"  # the variable of one's shell that holds it
+KEY = "API_KEY"  # the variable of one's shell that holds it
 LONGEST_WORD = 100_000  # bytes; Linux takes 128 KiB in one word of a command
 
 

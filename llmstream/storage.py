@@ -68,7 +68,7 @@ def write(
         lost.not_ours = _ending_of(connection, lost.transcript.id)
     ours = [w for w in begun if w.transcript.id in owned]
     if pieces := [_piece(w) for w in ours if not w.ending]:
-        connection.execute(_upsert(connection, chunks).on_conflict_do_nothing(), pieces)
+        connection.execute(upsert(connection, chunks).on_conflict_do_nothing(), pieces)
     if endings := [_final(w.transcript, w.text, w.ending) for w in ours if w.ending]:
         connection.execute(update(completions).where(completions.c.id == bindparam("of")), endings)
         connection.execute(delete(chunks).where(chunks.c.completion_id.in_([row["of"] for row in endings])))
@@ -79,7 +79,7 @@ def write(
 def be_known(connection: Connection, worker: tuple[str, int]) -> None:
     """A row whose worker is not in `workers` counts as left behind: so ours is there before our first row."""
     row = {"id": worker[0], "epoch": worker[1], "beat": 0}
-    connection.execute(_upsert(connection, workers).values(row).on_conflict_do_nothing())
+    connection.execute(upsert(connection, workers).values(row).on_conflict_do_nothing())
 
 
 def _allowed(connection: Connection, batch: list[Write], limits: Limits) -> list[Write]:
@@ -104,7 +104,7 @@ def _insert(connection: Connection, batch: list[Write], worker: tuple[str, int])
         for row, conversation_id in zip(first, connection.scalars(statement, values).all(), strict=True):
             row["conversation_id"] = conversation_id
     columns = (completions.c.id, completions.c.owner, completions.c.idempotency_key)
-    made = connection.execute(_upsert(connection, completions).on_conflict_do_nothing().returning(*columns), rows)
+    made = connection.execute(upsert(connection, completions).on_conflict_do_nothing().returning(*columns), rows)
     ids = {(row.owner, row.idempotency_key): row.id for row in made}
     for new, row in zip(batch, rows, strict=True):
         new.taken, new.conversation_id = None, row["conversation_id"]
@@ -162,5 +162,6 @@ def _final(transcript: Transcript, response: str, ending: Ending) -> dict[str, A
     }
 
 
-def _upsert(connection: Connection, table: Any) -> Any:
+def upsert(connection: Connection, table: Any) -> Any:
+    """An INSERT that can say what to do on a conflict, in the words of this database."""
     return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)

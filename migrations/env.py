@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Table, event, text
 
 from llmstream.extensions import db
 
-COMPOSITE_KEYS = ("chunks", "tags", "workers", "sessions")  # every other table has a number of its own
+COMPOSITE_KEYS = ("chunks", "tags", "workers", "sessions", "usage")  # every other table has a number of its own
 TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
 TRIGGERS = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
 

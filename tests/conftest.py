@@ -118,7 +118,7 @@ def start(launch: Launch) -> Iterator[Launch]:
 @pytest.fixture(scope="session")
 def team(launch: Launch) -> Iterator[Team]:
     """A service with a login, which all tests of it share, and its users."""
-    service = launch(LLMSTREAM_STREAMS_AT_ONCE=500, LLMSTREAM_REQUESTS_PER_MINUTE=100_000)
+    service = launch(LLMSTREAM_STREAMS_AT_ONCE=500, LLMSTREAM_REQUESTS_PER_MINUTE=100_000, LLMSTREAM_CALLS_PER_MINUTE=10**6)
     yield Team(service)
     service.stop()
 

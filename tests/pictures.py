@@ -10,6 +10,7 @@ from playwright.sync_api import sync_playwright
 
 from tests.client import eventually
 from tests.conftest import CHROMIUM_FLAGS
+from tests.people import Team
 from tests.service import ROOT, Database, Service
 
 IMAGES = ROOT / "docs" / "images"
@@ -36,6 +37,8 @@ def main() -> None:
                     shoot(browser, service.url + address, f"{name}-{scheme}", color_scheme=scheme, **size)
             for name in ("chat", "history", "review", "stats"):
                 shoot(browser, service.url + addresses(database)[name], f"{name}-phone", **PHONE)
+            shoot(browser, service.url + "/nowhere", "error-light", **DESK)
+            shoot_login(browser, Team(service))
             browser.close()
     finally:
         service.stop()
@@ -62,10 +65,20 @@ def addresses(database: Database) -> dict[str, str]:
     }
 
 
+def shoot_login(browser: Any, team: Team) -> None:
+    """What there is once there are users: the door, and what an admin finds behind it."""
+    kept = team.ana.session.cookies.items()
+    cookies = [{"name": name, "value": value, "domain": "127.0.0.1", "path": "/"} for name, value in kept]
+    for scheme in ("light", "dark"):
+        shoot(browser, team.service.url + "/login", f"login-{scheme}", color_scheme=scheme, **DESK)
+        inside = {"color_scheme": scheme, "storage_state": {"cookies": cookies, "origins": []}, **LONG}
+        shoot(browser, team.service.url + "/admin", f"admin-{scheme}", **inside)
+
+
 def shoot(browser: Any, address: str, name: str, **options: Any) -> None:
     page = browser.new_page(**options)
     response = page.goto(address, wait_until="networkidle")
-    assert response.ok, f"{address} answered {response.status}"
+    assert response.status == (404 if address.endswith("/nowhere") else 200), f"{address} answered {response.status}"
     page.screenshot(path=IMAGES / f"{name}.png")
     page.close()
 

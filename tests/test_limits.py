@@ -1,6 +1,7 @@
 """How much one key and one address may ask for: exact over workers and instances, told with Retry-After, and nothing kept."""
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -98,8 +99,24 @@ def test_bytes_of_a_day_are_counted_as_they_were_sent(start: Launch, upstream: U
     assert client.history(sent.completion_id)["response"] == "x" * 60, "what there is may still be read"
 
 
+def test_requests_of_any_kind_are_counted_over_all_workers(start: Launch, new_database: Callable[[], Database]) -> None:
+    database = new_database()
+    service = start(database, LLMSTREAM_CALLS_PER_MINUTE=MANY, WEB_CONCURRENCY=2)
+    client = program(service)[0]
+    if time.time() % 60 > 50:
+        time.sleep(60 - time.time() % 60)  # all of it within one minute
+    taken = 0
+    while (answered := client.get("/history?limit=1")).status_code == 200:
+        taken += 1
+        if taken % 10 == 0:  # they are shared once a second
+            eventually(lambda: (database.value("SELECT max(requests) FROM usage") or 0) >= taken, 5, "the count of both workers")  # noqa: B023
+    assert MANY / 2 < taken < 1.6 * MANY, "each worker alone would have let that many pass"
+    assert 0 < int(answered.headers["Retry-After"]) <= 60 and "requests a minute" in is_problem(answered, 429)["detail"]
+    assert client.get("/static/css/base.css").status_code == 200
+
+
 def test_the_chat_page_says_it_in_words_and_keeps_the_prompt(team: Team, start: Launch, upstream: Upstream) -> None:
-    service = start(team.database, LLMSTREAM_REQUESTS_PER_MINUTE=1, WEB_CONCURRENCY=1)
+    service = start(team.database, LLMSTREAM_REQUESTS_PER_MINUTE=1, LLMSTREAM_CALLS_PER_MINUTE=10**6, WEB_CONCURRENCY=1)
     key = {"Authorization": f"Bearer {team.keys['eve']}", "Accept": "text/html"}
     client = Client(service.url, key)
     for _ in range(2):

@@ -114,7 +114,7 @@ def test_a_revoked_export_is_cut(team: Team) -> None:
 
 
 def test_an_expired_key_ends_its_streams_on_another_instance_too(team: Team, start: Launch, upstream: Upstream) -> None:
-    twin = start(team.database, WEB_CONCURRENCY=1, LLMSTREAM_REQUESTS_PER_MINUTE=100_000)
+    twin = start(team.database, WEB_CONCURRENCY=1, LLMSTREAM_REQUESTS_PER_MINUTE=100_000, LLMSTREAM_CALLS_PER_MINUTE=10**6)
     key_id, secret = team.key("bob", days="1")
     stream = Client(twin.url, {"Authorization": f"Bearer {secret}"}).stream_text(
         upstream.script(delta("x"), wait_for(Gate())).prompt

@@ -63,7 +63,8 @@ class Ground:
     def _service(self, database: Database) -> Service:
         command(database, "prepare")
         command(database, "demo", "--count", "400")
-        limits = {"LLMSTREAM_REQUESTS_PER_MINUTE": 1_000_000, "LLMSTREAM_STREAMS_AT_ONCE": 10_000}
+        limits = {f"LLMSTREAM_{name}": 1_000_000 for name in ("REQUESTS_PER_MINUTE", "CALLS_PER_MINUTE")}
+        limits["LLMSTREAM_STREAMS_AT_ONCE"] = 10_000
         model = {"OPENAI_BASE_URL": self.upstream.base_url, "LLMSTREAM_MODEL": "scripted-model"}
         return Service(self.folder, database, **limits, **model).wait_ready()
 
