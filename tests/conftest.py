@@ -207,10 +207,13 @@ def page(profile: Any, watched: Callable[[Any], Any]) -> Iterator[Any]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side, tests that share services follow each other in one process, so that each is started once."""
+    """Side by side, tests that share a service follow each other in one process, so that each is started once."""
     for item in items:
-        if kind := getattr(item, "callspec", None) and item.callspec.params.get("kind"):
-            item.add_marker(pytest.mark.xdist_group(f"{kind} in a browser" if item.path.parent.name == "pages" else kind))
+        kind = getattr(item, "callspec", None) and item.callspec.params.get("kind")
+        shared = next((name for name in ("team", "shown", "service") if name in item.fixturenames), None)
+        if kind and shared:
+            place = "browser" if item.path.parent.name == "pages" else "tests"
+            item.add_marker(pytest.mark.xdist_group(f"{kind} {shared} {place}"))
 
 
 @pytest.hookimpl(wrapper=True)

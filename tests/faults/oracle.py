@@ -115,11 +115,13 @@ def _loss_ms(seen: Seen, row: dict[str, Any], killed_at: float) -> float:
 
 def _check_losses(verdict: Verdict, losses: list[tuple[float, float, Seen]], begins: list[tuple[float, float]]) -> None:
     """No loss is greater than 50 ms and one commit, as long as the slowest begin of the two seconds before the kill."""
+    slowest = {killed_at: max((ms for at, ms in begins if killed_at - BEFORE_S < at < killed_at + 0.5), default=0.0)
+               for killed_at in {killed_at for killed_at, *_ in losses}}
     for killed_at, loss_ms, seen in losses:
         verdict.worst_loss_ms = max(verdict.worst_loss_ms or 0.0, loss_ms)
         if loss_ms <= AHEAD_MS + COMMIT_MS:
             continue
-        commit_ms = max(ms for at, ms in begins if killed_at - BEFORE_S < at < killed_at + 0.5)
+        commit_ms = slowest[killed_at]
         verdict.worst_excess_ms = max(verdict.worst_excess_ms, loss_ms - AHEAD_MS - commit_ms)
         if loss_ms > AHEAD_MS + commit_ms:
             verdict.wrongly(f"{_name(seen)}: text seen {loss_ms:.0f} ms before the kill is not stored; a begin took at most "
