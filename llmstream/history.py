@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from flask import Blueprint, redirect, render_template, request
+import gevent
+from flask import Blueprint, redirect, render_template, request, stream_template
 from sqlalchemy import select
 
 from .access import actor, is_own, only
@@ -16,6 +18,7 @@ from .models import Completion, now, turns
 from .reproduce import as_curl, as_program, same_call
 from .schemas import CompletionSchema, PageSchema, ViewSchema
 from .search import behind
+from .shapes import shown
 from .timeline import Timeline
 from .words import mark
 
@@ -31,11 +34,20 @@ def index() -> Any:
     page = PageSchema().load({name: request.args[name] for name in PAGE if name in request.args})
     chosen = Filter.load(request.args, also=PAGE)
     found = chosen.page(page["limit"], page.get("before"))
-    completions = Completion.among(found.ids)
-    if prefers_html():
-        shown = {"completions": completions, "next_before": found.next_before, **page, **around(chosen, found)}
-        return render_template("history.html", filter=chosen, found=found, **shown)
-    return {"data": CompletionSchema(many=True).dump(completions), "next_before": found.next_before}
+    if not prefers_html():
+        return {"data": list(shown(found.ids))[::-1], "next_before": found.next_before}
+    rows = {"completions": Completion.among(found.ids), "next_before": found.next_before, **page}
+    return unhurried(stream_template("history.html", filter=chosen, found=found, **rows, **around(chosen, found)))
+
+
+def unhurried(pieces: Iterator[str]) -> str:
+    """A long page, whole, but made with a breath in between: streams of this worker need not wait for all of it."""
+    made = []
+    for piece in pieces:
+        made.append(piece)
+        if len(made) % 50 == 0:
+            gevent.sleep(0)
+    return "".join(made)
 
 
 def around(chosen: Filter, found: Page) -> dict[str, Any]:
@@ -66,7 +78,7 @@ def detail(completion_id: int) -> Any:
     conversation = Completion.of_conversation(completion.conversation_id)
     if not prefers_html():
         return CompletionSchema().dump(completion) | {"conversation": [other.id for other in conversation]}
-    shown = {
+    parts = {
         "completion": completion,
         "is_own": is_own(completion),
         "conversation": conversation,
@@ -76,7 +88,7 @@ def detail(completion_id: int) -> Any:
         "timeline": Timeline.of(completion),
         "query": chosen.query(),
     }
-    return render_template("completion.html", **shown, **judging(completion_id))
+    return render_template("completion.html", **parts, **judging(completion_id))
 
 
 @bp.get("/<int:completion_id>/<any(older, newer):way>")

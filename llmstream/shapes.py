@@ -1,4 +1,4 @@
-"""A completion as a line of an export: for a spreadsheet, for a program, and as an example to train with."""
+"""A completion in lists, and as a line of an export: for a spreadsheet, for a program, and as an example to train with."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ HEADINGS = [*FIELDS, "tags", *REVIEWED.values()]
 FORMULA = re.compile(r"[\t\r\n]|[\s\u200b-\u200f\u2060-\u2069\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 
 
-def rows(ids: list[int]) -> Iterator[dict[str, Any]]:
-    """As the API shows them, with their reviews and tags."""
-    reviews, tags = of_each(Review, [Review.completion_id, *(getattr(Review, name) for name in REVIEW)], ids), tags_of(ids)
+def shown(ids: list[int]) -> Iterator[dict[str, Any]]:
+    """As the API shows them, by id: what CompletionSchema dumps, at a fifth of its cost."""
     columns = [Completion.__table__.c[name] for name in FIELDS]
     for row in db.session.execute(select(*columns).where(Completion.id.in_(ids)).order_by(Completion.id)).all():
         item = dict(zip(FIELDS, map(plain, row), strict=True))
         if item["status"] == "in_progress":
             item["response"] = stored_text(item["id"])
+        yield item
+
+
+def rows(ids: list[int]) -> Iterator[dict[str, Any]]:
+    """The same with their reviews and tags."""
+    reviews, tags = of_each(Review, [Review.completion_id, *(getattr(Review, name) for name in REVIEW)], ids), tags_of(ids)
+    for item in shown(ids):
         item["reviews"] = [dict(zip(REVIEW, map(plain, review[1:]), strict=True)) for review in reviews.get(item["id"], ())]
         item["tags"] = tags.get(item["id"], [])
         yield item
