@@ -226,6 +226,32 @@ def test_keys_walk_the_list_that_the_reader_came_from(page: Any, reading: Readin
     expect(page).to_have_url(f"{reading.service.url}/history?model=other-model&source=api")
 
 
+def test_the_page_of_an_answer_is_worked_with_keys(page: Any, reading: Reading, client: Client) -> None:
+    completion_id = reading.timed([("some ", 100), ("text", 60_000)], 61_000)
+    reading.open(page, completion_id)
+    page.keyboard.press("v")
+    expect(page.locator('[data-view="raw"]')).to_have_attribute("aria-current", "true")
+    page.keyboard.press("p")
+    expect(page.locator('[data-replay="toggle"]')).to_have_text("Pause")
+    for key, field, words in (("r", "reason", "wrong tone"), ("n", "note", "too short"), ("c", "correction", " and more")):
+        page.keyboard.press(key)
+        expect(page.locator(f"#{field}")).to_be_focused()
+        page.keyboard.press("Control+End")
+        page.keyboard.type(words)
+        page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    expect(page.get_by_text("too short")).to_be_visible()
+    (said,) = client.get(f"/history/{completion_id}/reviews").json()["data"]
+    assert [said[name] for name in ("rating", "reason", "note", "correction")] == [
+        "bad", "wrong tone", "too short", "some text and more"]
+    page.keyboard.press("t")
+    page.keyboard.type("by keys")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("link", name="by keys")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("Save without a rating")
+
+
 def test_the_whole_conversation_is_there_without_a_script(new_page: Callable[..., Any], reading: Reading, client: Client) -> None:
     first = client.stream_text(reading.upstream.script(answer("First. " * 300)).prompt)
     first.text()
