@@ -206,11 +206,14 @@ def page(profile: Any, watched: Callable[[Any], Any]) -> Iterator[Any]:
         frame.close()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Side by side, tests that share a service follow each other in one process, so that each is started once."""
     for item in items:
         kind = getattr(item, "callspec", None) and item.callspec.params.get("kind")
         shared = next((name for name in ("team", "shown", "service") if name in item.fixturenames), None)
+        if shared is None and "launch" in item.fixturenames and "start" not in item.fixturenames:
+            shared = item.path.stem  # a service of this file
         if kind and shared:
             place = "browser" if item.path.parent.name == "pages" else "tests"
             item.add_marker(pytest.mark.xdist_group(f"{kind} {shared} {place}"))

@@ -240,7 +240,7 @@ def test_the_page_of_an_answer_is_worked_with_keys(page: Any, reading: Reading, 
         page.keyboard.type(words)
         page.keyboard.press("Escape")
     page.keyboard.press("b")
-    expect(page.get_by_text("too short")).to_be_visible()
+    expect(page.locator('[data-part="said"]')).to_contain_text("too short")
     (said,) = client.get(f"/history/{completion_id}/reviews").json()["data"]
     assert [said[name] for name in ("rating", "reason", "note", "correction")] == [
         "bad", "wrong tone", "too short", "some text and more"]
