@@ -43,7 +43,7 @@ demo: .venv/installed
 
 test: lint chromium tools
 	@echo "Lines of Python in llmstream/:" && wc -l llmstream/*.py
-	@CHROMIUM="$(CHROMIUM)" .venv/bin/python -m pytest -n 4 --dist loadgroup -m "not alone"
+	@CHROMIUM="$(CHROMIUM)" .venv/bin/python -m pytest -n 3 --dist loadscope -m "not alone"
 	@CHROMIUM="$(CHROMIUM)" .venv/bin/python -m pytest -m alone
 
 faults: tools .venv/installed-dev

@@ -7,6 +7,7 @@ the database does not matter is marked `@one_database`. `start` gives a test ser
 """
 import itertools
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ from tests.upstream import Upstream
 CHROMIUM_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                   "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 Launch = Callable[..., Service]
+# Files whose tests start services of their own, and files that share another one than most.
+OWN_SERVICES = r"start/|test_(limits|keeping|migrations|bad_upstream|recorder|delete|review_queue|slow|schemathesis)\.py"
+SHARED_SERVICES = {"login": r"test_(access_rules|login|login_pages|revocation|naughty)\.py", "numbers": r"test_stats\w*\.py",
+                   "made-up history": r"pages/test_access\.py", "browser": r"pages/", "tests": ""}
 _names = itertools.count(1)
 
 
@@ -206,17 +211,18 @@ def page(profile: Any, watched: Callable[[Any], Any]) -> Iterator[Any]:
         frame.close()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Side by side, tests that share a service follow each other in one process, so that each is started once."""
-    for item in items:
-        kind = getattr(item, "callspec", None) and item.callspec.params.get("kind")
-        shared = next((name for name in ("team", "shown", "service") if name in item.fixturenames), None)
-        if shared is None and "launch" in item.fixturenames and "start" not in item.fixturenames:
-            shared = item.path.stem  # a service of this file
-        if kind and shared:
-            place = "browser" if item.path.parent.name == "pages" else "tests"
-            item.add_marker(pytest.mark.xdist_group(f"{kind} {shared} {place}"))
+    from xdist.scheduler import LoadScopeScheduling  # not there where tests run one after the other
+
+    class ByService(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path, _, name = nodeid.partition("::")
+            kind = re.search(r"\[.*\b(sqlite|postgresql)\b", name)
+            if not kind or re.search(OWN_SERVICES, path):
+                return nodeid
+            return f"{kind[1]} {next(name for name, files in SHARED_SERVICES.items() if re.search(files, path))}"
+    return ByService(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
