@@ -241,6 +241,7 @@ def test_the_page_of_an_answer_is_worked_with_keys(page: Any, reading: Reading, 
         page.keyboard.press("Escape")
     page.keyboard.press("b")
     expect(page.locator('[data-part="said"]')).to_contain_text("too short")
+    page.wait_for_load_state("load")  # the keys of the page that came
     (said,) = client.get(f"/history/{completion_id}/reviews").json()["data"]
     assert [said[name] for name in ("rating", "reason", "note", "correction")] == [
         "bad", "wrong tone", "too short", "some text and more"]
