@@ -249,6 +249,7 @@ def test_the_page_of_an_answer_is_worked_with_keys(page: Any, reading: Reading, 
     page.keyboard.type("by keys")
     page.keyboard.press("Enter")
     expect(page.get_by_role("link", name="by keys")).to_be_visible()
+    page.wait_for_load_state("load")
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("Save without a rating")
 
