@@ -149,7 +149,8 @@ def wapiti(ground: Ground) -> Found:
 
 def crawl(url: str, minutes: float, *options: str) -> list[tuple[str, int]]:
     """What wapiti found, each with its weight. Its modules that ask servers of its makers are left out."""
-    bounds = ["--scope", "folder", "-d", "3", "--flush-session", "--no-bugreport", "--max-scan-time", str(int(minutes * 60))]
+    bounds = ["--scope", "folder", "-d", "3", "--flush-session", "--no-bugreport", "--max-scan-time", str(int(minutes * 60)),
+              "--max-attack-time", "20"]
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         tool("wapiti", "-u", f"{url}/", *options, *bounds, "-m", WAPITI_MODULES, "-f", "json", "-o", report.name)
         written = json.loads(Path(report.name).read_text())
