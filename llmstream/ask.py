@@ -143,8 +143,8 @@ def prepare(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]
     past = list(Completion.of_conversation(continued)) if continued else []
     if not is_aside and any(completion.status == "in_progress" for completion in past):
         raise conversation_busy()
-    same = again.request_model if again and again.request_model in config["LLMSTREAM_MODELS"] else config["LLMSTREAM_MODEL"]
-    model = fields.get("model", same)
+    usual = again.request_model if again and again.request_model in config["LLMSTREAM_MODELS"] else config["LLMSTREAM_MODEL"]
+    model = fields.get("model", usual)
     if model not in config["LLMSTREAM_MODELS"]:
         raise Unprocessable({"model": [f"Must be one of: {', '.join(config['LLMSTREAM_MODELS'])}."]})
     prompt = again.prompt if again else fields["prompt"]

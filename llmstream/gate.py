@@ -34,6 +34,7 @@ HEADERS = {
 def init_app(app: Flask) -> None:
     app.wsgi_app = through_proxies(app.wsgi_app, app.config["LLMSTREAM_PROXIES"])  # type: ignore[method-assign]
     app.before_request(refuse_strangers)
+    app.after_request(bound_its_reader)
     app.after_request(add_headers)
     app.jinja_env.globals["csp_nonce"] = csp_nonce
 
@@ -115,7 +116,7 @@ def received_body() -> bytes:
 
 
 def bound_slow_reader() -> None:
-    """A client that takes nothing for `seconds`, or whose link goes down, is let go; its answer goes on being written."""
+    """A client that takes nothing for LLMSTREAM_READER_TIMEOUT_S, or whose link is down, is let go; answers are still written."""
     connection: socket.socket | None = request.environ.get("gunicorn.socket")
     if connection is None:
         return
@@ -128,6 +129,12 @@ def bound_slow_reader() -> None:
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(value)))
 
 
+def bound_its_reader(response: Response) -> Response:
+    """After the body of the request, which has a time limit of its own."""
+    bound_slow_reader()
+    return response
+
+
 def csp_nonce() -> str:
     """What a page's own scripts and styles carry, new for each response: nothing else is run, wherever it comes from."""
     nonce: str = g.setdefault("csp_nonce", secrets.token_urlsafe(16))
@@ -135,7 +142,6 @@ def csp_nonce() -> str:
 
 
 def add_headers(response: Response) -> Response:
-    bound_slow_reader()
     response.headers.setdefault("Content-Security-Policy", POLICY.format(csp_nonce()))
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)

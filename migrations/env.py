@@ -38,9 +38,10 @@ def migrate(connection: Connection) -> None:
 
 def migrate_postgresql(connection: Connection) -> None:
     unlimited = "SELECT set_config(name, '0', true) FROM pg_settings WHERE name = ANY(:limits)"
-    limits = ["statement_timeout", "transaction_timeout", "lock_timeout"]  # a large table takes its time, and so does our turn
+    limits = ["statement_timeout", "transaction_timeout", "lock_timeout"]  # a large table takes its time; our turn, too
     connection.execute(text(unlimited), {"limits": limits})
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('llmstream migrations'))"))  # one instance at a time
+    connection.execute(text("SET LOCAL lock_timeout TO DEFAULT"))  # but nobody queues up behind us while we wait for a table
     migrate(connection)
     connection.commit()
 
