@@ -46,6 +46,7 @@ RULES = {
     "views.remove_by_form": READ,
     "review.list_reviews": READ,
     "review.add_review": ANYBODY,  # and ASK for the thumb of who asked, JUDGE for a reviewer's word
+    "review.list_tags": READ,
     "review.change_tags": JUDGE,
     "review.put_tag": JUDGE,
     "review.delete_tag": JUDGE,

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, text
 from .config import describe_database
 from .endings import ENDINGS, broken, completed
 from .extensions import db
-from .judgements import Review, SavedView, Tag
+from .judgements import Review, SavedView, Tag, TagChange
 from .models import Chunk, Completion, Conversation, now
 
 TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def command(context: click.Context, count: int, days: int, seed: int, add: bool)
                  "changed. Name a new database in DATABASE_URL; or say --add.")  # fmt: skip
     begin = max(filter(None, (now() - timedelta(days), newest)))  # ids follow time, so what is added is newer than what is there
     made = store(db.engine, Writer(seed, begin, now()), count)
-    sums = ", ".join(f"{len(rows):,} {table.__tablename__}" for table, rows in made.tables)
+    sums = ", ".join(f"{len(rows):,} {table.__tablename__.replace('_', ' ')}" for table, rows in made.tables)
     print(f"llmstream: {sums} and {len(TEXTS['views'])} views are in the {database}.\nStart the service with `make run` and look "
           "at /history, /review and /stats. The newest answer is as if being written: a service that runs ends it as incomplete, "
           "since nobody writes it.")  # fmt: skip
@@ -223,7 +223,7 @@ class Numbered:
     """The same as rows of tables, with ids from `first` on for completions and from `first_talk` on for conversations."""
 
     def __init__(self, rows: list[Row], first: int, first_talk: int, shift: timedelta = timedelta()) -> None:
-        self.completions, self.reviews, self.tags = [], [], []
+        self.completions, self.reviews, self.tags, self.changes = [], [], [], []
         self.conversations: dict[int, Row] = {}
         numbers = {talk: first_talk + n for n, talk in enumerate(dict.fromkeys(row["talk"] for row in rows))}
         for place, source in enumerate(rows):
@@ -232,8 +232,7 @@ class Numbered:
             row["created_at"] += shift
             row["regenerated_from"] = None if source["again"] is None else first + source["again"]
             by_role = {review["role"]: review for review in source["judged"]}
-            newest = by_role.get("reviewer") or by_role.get("user")
-            row["rating"] = newest and newest["rating"]
+            row["rating"] = (by_role.get("reviewer") or by_role.get("user") or {}).get("rating")
             row["reviewed_at"] = by_role["reviewer"]["created_at"] + shift if "reviewer" in by_role else None
             self.completions.append(row)
             talk = {"id": row["conversation_id"], "owner": row["owner"], "title": row["prompt"].strip()[:120]}
@@ -241,10 +240,11 @@ class Numbered:
             for review in source["judged"]:
                 self.reviews.append(review | {"completion_id": row["id"], "created_at": review["created_at"] + shift})
             for name in source["tags"] if by_role.get("reviewer") else ():
-                self.tags.append({"completion_id": row["id"], "name": name, "tagged_by": by_role["reviewer"]["reviewer"],
-                                  "created_at": row["reviewed_at"]})  # fmt: skip
+                tag = {"completion_id": row["id"], "name": name, "created_at": row["reviewed_at"]}
+                self.tags.append(tag | {"tagged_by": by_role["reviewer"]["reviewer"]})
+                self.changes.append(tag | {"change": "added", "changed_by": by_role["reviewer"]["reviewer"]})
 
     @property
     def tables(self) -> list[tuple[Any, list[Row]]]:
         return [(Conversation, list(self.conversations.values())), (Completion, self.completions), (Review, self.reviews),
-                (Tag, self.tags)]  # fmt: skip
+                (Tag, self.tags), (TagChange, self.changes)]  # fmt: skip

@@ -1,14 +1,14 @@
-"""What people say about answers: reviews, tags, and the views of the history that they keep. Who is reading which one now."""
+"""What people say about answers: reviews, tags, and the views of the history that they keep."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 import gevent
-from sqlalchemy import Connection, Index, Text, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Index, Text, delete, func, insert, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Mapped, mapped_column
 from werkzeug.exceptions import Conflict, NotFound
@@ -18,7 +18,6 @@ from .models import KEEP_IDS, Completion, moment, now, primary_key, reference
 from .schemas import BIGGEST_ID
 
 T = TypeVar("T")
-READING = timedelta(minutes=2)  # how long a reviewer has an answer alone; a page that is open asks for it again and again
 RECENT = 2000  # so many rows, the newest, tell which reasons and tags are used most
 SAID = ("rating", "reason", "note", "correction")
 REASONS = ["wrong fact", "made up", "does not answer the question", "incomplete", "unsafe", "wrong tone", "too long", "helpful"]
@@ -84,6 +83,25 @@ class Tag(db.Model):  # type: ignore[name-defined]
         return most_frequent(recent.c.name, limit)
 
 
+class TagChange(db.Model):  # type: ignore[name-defined]
+    """A tag that somebody gave or took away. Append-only: what a tag was stays known when it is gone."""
+
+    __tablename__ = "tag_changes"
+    id: Mapped[int] = primary_key()
+    completion_id: Mapped[int] = reference("completions.id", index=True)
+    name: Mapped[str] = mapped_column(Text)
+    change: Mapped[str] = mapped_column(Text)  # 'added' or 'removed'
+    changed_by: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = moment(default=now)
+    __table_args__ = (KEEP_IDS,)
+
+    @classmethod
+    def of(cls, completion_id: int, limit: int = 1000) -> Sequence[TagChange]:
+        """Newest first."""
+        query = select(cls).where(cls.completion_id == completion_id).order_by(cls.id.desc()).limit(limit)
+        return db.session.scalars(query).all()
+
+
 class SavedView(db.Model):  # type: ignore[name-defined]
     """A filter of the history: a URL with a name."""
 
@@ -106,9 +124,12 @@ def most_frequent(column: Any, limit: int) -> list[str]:
 
 
 def judging(completion_id: int) -> dict[str, Any]:
-    """What templates/_judge.html shows: the newest judgements, the tags, and what may be suggested."""
+    """What templates/_judge.html shows: the newest judgements and changes of tags, the tags, and what may be suggested."""
+    reviews = Review.of(completion_id, 50)
+    said: list[Any] = [*reviews, *TagChange.of(completion_id, 50)]
     return {
-        "reviews": Review.of(completion_id, 50),
+        "reviews": reviews,
+        "said": sorted(said, key=lambda one: one.created_at, reverse=True)[:50],
         "tags": Tag.of(completion_id),
         "reasons": Review.usual_reasons(),
         "usual_tags": Tag.usual(),
@@ -155,15 +176,27 @@ def add_tag(completion_id: int, name: str, by: str) -> bool:
         if connection.scalar(select(Tag.name).where(Tag.completion_id == completion_id, Tag.name == name)):
             return False
         connection.execute(insert(Tag).values(completion_id=completion_id, name=name, tagged_by=by))
+        note_change(connection, completion_id, name, "added", by)
         return True
 
     return with_finished(completion_id, add)
 
 
-def remove_tag(completion_id: int, name: str) -> bool:
+def remove_tag(completion_id: int, name: str, by: str) -> bool:
     """Whether it was there."""
-    gone = delete(Tag).where(Tag.completion_id == completion_id, Tag.name == name)
-    return with_finished(completion_id, lambda connection: bool(connection.execute(gone).rowcount))
+
+    def remove(connection: Connection) -> bool:
+        was_there = connection.execute(delete(Tag).where(Tag.completion_id == completion_id, Tag.name == name)).rowcount
+        if was_there:
+            note_change(connection, completion_id, name, "removed", by)
+        return bool(was_there)
+
+    return with_finished(completion_id, remove)
+
+
+def note_change(connection: Connection, completion_id: int, name: str, change: str, by: str) -> None:
+    values = {"completion_id": completion_id, "name": name, "change": change, "changed_by": by}
+    connection.execute(insert(TagChange).values(values))
 
 
 def with_finished(completion_id: int, work: Callable[[Connection], Any]) -> Any:
@@ -197,30 +230,3 @@ def committed(work: Callable[[Connection], T]) -> T:
             if "locked" not in str(error) or time.monotonic() > give_up:
                 raise
         gevent.sleep(0.02)
-
-
-def take(ids: Iterable[int], browser: str) -> int | None:
-    """The first of these that no other browser reads, taken for READING; None if all are."""
-    ids = list(ids)
-    free = set(db.session.scalars(select(Completion.id).where(Completion.id.in_(ids), is_free(browser))))
-    return next((i for i in ids if i in free and keep(i, browser)), None)
-
-
-def keep(completion_id: int, browser: str) -> bool:
-    """Take it, or have it for longer. False if another browser was first."""
-    taking = update(Completion).where(Completion.id == completion_id, is_free(browser))
-    taken: Any = db.session.execute(taking.values(reviewing_by=browser, reviewing_until=now() + READING))
-    db.session.commit()
-    return bool(taken.rowcount)
-
-
-def is_free(browser: str) -> Any:
-    held_by_another = (Completion.reviewing_by != browser) & (Completion.reviewing_until > now())
-    return or_(Completion.reviewing_by.is_(None), ~held_by_another)
-
-
-def leave(completion_id: int, browser: str) -> None:
-    """Let others have it."""
-    own = (Completion.id == completion_id) & (Completion.reviewing_by == browser)
-    db.session.execute(update(Completion).where(own).values(reviewing_by=None, reviewing_until=None))
-    db.session.commit()

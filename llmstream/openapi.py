@@ -54,6 +54,7 @@ ANY, BODY, ENDED = (400, 401, 403, 414, 429, 431, 503), (408, 413, 415, 422), (4
 HTML, STREAM = {"text/html": TEXT}, {"text/plain": TEXT, "text/event-stream": TEXT}
 LINES = {"text/csv": TEXT, "application/jsonl": TEXT}
 LISTED = (PageSchema, FilterSchema)
+CHANGES = {"type": "array", "items": an_object(name=TEXT, change=TEXT, changed_by=TEXT, created_at=TEXT)}
 COMPLETION, DELETED, NAMED = json("Completion"), json(an_object(deleted=NUMBER)), json(an_object(name=TEXT))
 CALLS = {
     "stream.send": Call("Send a prompt; its answer", {200: STREAM}, (*BODY, *ENDED), header=KeySchema, body=PromptSchema),
@@ -63,6 +64,7 @@ CALLS = {
     "history.detail": Call("One answer", {200: json("OneCompletion") | HTML}, (404, 422), (ViewSchema, FilterSchema)),
     "review.list_reviews": Call("What was said of it", {200: page_of("Said", next_before=NEXT)}, (404, 422), (PageSchema,)),
     "review.add_review": Call("Judge it", {201: json("Said"), 200: json("Said")}, (404, 409, *BODY), body="review.ReviewSchema"),
+    "review.list_tags": Call("Its tags, and who changed them", {200: json(an_object(data=LIST, changes=CHANGES))}, (404,)),
     "review.change_tags": Call("Change its tags", {200: json(an_object(data=LIST))}, (404, 409, *BODY), body="review.TagsSchema"),
     "review.put_tag": Call("Tag it", {201: NAMED, 200: NAMED}, (404, 409, 422)),
     "review.delete_tag": Call("Take the tag away", {204: {}}, (404, 409, 422)),

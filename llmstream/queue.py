@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from flask import Blueprint, abort, render_template, request
 from marshmallow import Schema, ValidationError, validate
-from sqlalchemy import select
+from sqlalchemy import or_, select, update
 from werkzeug.datastructures import MultiDict
 
 from .ask import find
 from .filters import Filter
 from .identity import browser
-from .judgements import Review, judging, keep, leave, take
-from .models import Completion, db, turns
+from .judgements import Review, judging
+from .models import Completion, db, now, turns
 from .schemas import BIGGEST_ID, Digits
 
 bp = Blueprint("queue", __name__, url_prefix="/review")
+READING = timedelta(minutes=2)  # how long a reviewer has an answer alone; a page that is open asks for it again and again
 MANY, COUNT_S = 10_000, 0.15  # what is left to review is not counted any further, nor for longer
 ENDED = ["completed", "failed", "incomplete", "cancelled"]
 # on to what is older than `before`, or newer than `after`; or this very `completion`; `judged` is the one just done
@@ -82,6 +84,33 @@ def look(waiting: Filter, place: dict[str, int]) -> Place:
         if not before:
             break
     return Place(None, is_taken, before)
+
+
+def take(ids: Iterable[int], browser: str) -> int | None:
+    """The first of these that no other browser reads, taken for READING; None if all are."""
+    ids = list(ids)
+    free = set(db.session.scalars(select(Completion.id).where(Completion.id.in_(ids), is_free(browser))))
+    return next((i for i in ids if i in free and keep(i, browser)), None)
+
+
+def keep(completion_id: int, browser: str) -> bool:
+    """Take it, or have it for longer. False if another browser was first."""
+    taking = update(Completion).where(Completion.id == completion_id, is_free(browser))
+    taken: Any = db.session.execute(taking.values(reviewing_by=browser, reviewing_until=now() + READING))
+    db.session.commit()
+    return bool(taken.rowcount)
+
+
+def is_free(browser: str) -> Any:
+    held_by_another = (Completion.reviewing_by != browser) & (Completion.reviewing_until > now())
+    return or_(Completion.reviewing_by.is_(None), ~held_by_another)
+
+
+def leave(completion_id: int, browser: str) -> None:
+    """Let others have it."""
+    own = (Completion.id == completion_id) & (Completion.reviewing_by == browser)
+    db.session.execute(update(Completion).where(own).values(reviewing_by=None, reviewing_until=None))
+    db.session.commit()
 
 
 def left_in(waiting: Filter) -> str:

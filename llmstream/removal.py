@@ -1,7 +1,8 @@
 """What a deletion would take, and taking it: in transactions of some milliseconds with a pause between, so that text that is
 being written is stored in time meanwhile.
 
-Chunks, reviews, tags and the search index follow by cascade and trigger; a regeneration stays, without its reference.
+Chunks, reviews, tags with their changes and the search index follow by cascade and trigger; a regeneration stays, without its
+reference.
 """
 
 from __future__ import annotations

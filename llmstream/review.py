@@ -11,7 +11,7 @@ from .access import ASK, JUDGE, actor, is_own, may
 from .ask import find, json_object
 from .gate import received_body
 from .identity import call_reviewer, plain_name, reviewer
-from .judgements import SAID, Review, Tag, add_tag, judge, remove_tag
+from .judgements import SAID, Review, Tag, TagChange, add_tag, judge, remove_tag
 from .models import Completion
 from .schemas import PageSchema, rfc3339, storable
 
@@ -98,11 +98,21 @@ def dump(review: Review) -> dict[str, Any]:
     return {name: getattr(review, name) for name in names} | {"created_at": rfc3339(review.created_at)}
 
 
+@bp.get("/history/<int:completion_id>/tags")
+def list_tags(completion_id: int) -> dict[str, Any]:
+    find(Completion, completion_id)
+    changes = [
+        {"name": one.name, "change": one.change, "changed_by": one.changed_by, "created_at": rfc3339(one.created_at)}
+        for one in TagChange.of(completion_id)
+    ]
+    return {"data": [tag.name for tag in Tag.of(completion_id)], "changes": changes}
+
+
 @bp.post("/history/<int:completion_id>/tags")
 def change_tags(completion_id: int) -> Any:
     given, then = sent('{"add": "a tag"}')
     for action, name in TagsSchema().load(given).items():
-        add_tag(completion_id, name, reviewer()) if action == "add" else remove_tag(completion_id, name)
+        add_tag(completion_id, name, reviewer()) if action == "add" else remove_tag(completion_id, name, reviewer())
     return redirect(then, 303) if then else {"data": [tag.name for tag in Tag.of(completion_id)]}
 
 
@@ -114,7 +124,7 @@ def put_tag(completion_id: int, name: str) -> Any:
 
 @bp.delete("/history/<int:completion_id>/tags/<path:name>", merge_slashes=False)
 def delete_tag(completion_id: int, name: str) -> Any:
-    remove_tag(completion_id, TagsSchema().load({"remove": name})["remove"])
+    remove_tag(completion_id, TagsSchema().load({"remove": name})["remove"], reviewer())
     return "", 204
 
 

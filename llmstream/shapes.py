@@ -10,18 +10,20 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import select
 
 from .context import latest_usable, message
 from .extensions import db
-from .judgements import Review, Tag
+from .judgements import Review, Tag, TagChange
 from .models import Completion, stored_text, turns
 from .schemas import CompletionSchema, rfc3339
 
 FIELDS = [name for name in CompletionSchema().fields if name in Completion.__table__.c]
 REVIEW = ("id", "reviewer", "role", "rating", "reason", "note", "correction", "created_at")
+TAG_CHANGE = ("id", "name", "change", "changed_by", "created_at")
 REVIEWED = {"reviewer": "reviewer", "reason": "review_reason", "note": "review_note", "correction": "correction"}
 HEADINGS = [*FIELDS, "tags", *REVIEWED.values()]
 # what a spreadsheet calculates, full width included, also behind what cannot be seen
@@ -40,9 +42,9 @@ def shown(ids: list[int]) -> Iterator[dict[str, Any]]:
 
 def rows(ids: list[int]) -> Iterator[dict[str, Any]]:
     """The same with their reviews and tags."""
-    reviews, tags = of_each(Review, [Review.completion_id, *(getattr(Review, name) for name in REVIEW)], ids), tags_of(ids)
+    reviews, tags = of_each(Review, REVIEW, ids), tags_of(ids)
     for item in shown(ids):
-        item["reviews"] = [dict(zip(REVIEW, map(plain, review[1:]), strict=True)) for review in reviews.get(item["id"], ())]
+        item["reviews"] = reviews.get(item["id"], [])
         item["tags"] = tags.get(item["id"], [])
         yield item
 
@@ -51,14 +53,16 @@ def plain(value: Any) -> Any:
     return rfc3339(value) if isinstance(value, datetime) else value
 
 
-def of_each(table: Any, columns: list[Any], ids: list[int]) -> dict[int, list[Any]]:
-    """Rows of another table by the completion that they are of; the first column is its id."""
-    found = db.session.execute(select(*columns).where(table.completion_id.in_(ids)).order_by(columns[0], columns[1])).all()
-    return {key: list(group) for key, group in groupby(found, lambda row: row[0])}
+def of_each(table: Any, names: tuple[str, ...], ids: list[int]) -> dict[int, list[dict[str, Any]]]:
+    """These columns of another table by the completion that a row is of, in the order of the first."""
+    columns = [table.completion_id, *(getattr(table, name) for name in names)]
+    found = db.session.execute(select(*columns).where(table.completion_id.in_(ids)).order_by(*columns[:2])).all()
+    rows_of = groupby(found, itemgetter(0))
+    return {key: [dict(zip(names, map(plain, row[1:]), strict=True)) for row in some] for key, some in rows_of}
 
 
 def tags_of(ids: list[int]) -> dict[int, list[str]]:
-    return {key: [name for _, name in found] for key, found in of_each(Tag, [Tag.completion_id, Tag.name], ids).items()}
+    return {key: [tag["name"] for tag in found] for key, found in of_each(Tag, ("name",), ids).items()}
 
 
 def as_csv(ids: list[int]) -> Iterator[str]:
@@ -80,7 +84,12 @@ def cell(value: Any) -> Any:
 
 
 def as_jsonl(ids: list[int]) -> Iterator[str]:
-    return map(json_line, rows(ids))
+    """With what only this format has: who changed its tags, and when its text came."""
+    changes = of_each(TagChange, TAG_CHANGE, ids)
+    noted = select(Completion.id, Completion.timeline).where(Completion.id.in_(ids))
+    timelines = {one: timeline for one, timeline in db.session.execute(noted)}
+    for item in rows(ids):
+        yield json_line(item | {"tag_changes": changes.get(item["id"], []), "timeline": timelines.get(item["id"])})
 
 
 def json_line(data: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ def judge(client: Client, completion_id: int) -> None:
 def traces(database: Database, completion_id: int) -> dict[str, int]:
     """How many rows each table has of this answer."""
     tables = {"completions": "id", "chunks": "completion_id", "reviews": "completion_id", "tags": "completion_id",
-              "completions_fts": "rowid" if database.kind == "sqlite" else "completion_id"}
+              "tag_changes": "completion_id", "completions_fts": "rowid" if database.kind == "sqlite" else "completion_id"}
     return {table: database.value(f"SELECT count(*) FROM {table} WHERE {key} = :id", id=completion_id)
             for table, key in tables.items()}
 

@@ -95,6 +95,10 @@ def test_json_lines_are_what_the_api_shows_with_reviews_and_tags(filled: Service
     reviewed = next(item for item in exported if item["reviews"])
     said = filled.client.get(f"/history/{reviewed['id']}/reviews").json()["data"]
     assert [review["reviewer"] for review in reviewed["reviews"]] == [review["reviewer"] for review in said][::-1]
+    tagged = next(item for item in exported if item["tags"])
+    assert [(one["name"], one["change"]) for one in tagged["tag_changes"]] == [(name, "added") for name in tagged["tags"]]
+    offsets, times = zip(*next(item for item in exported if item["status"] == "completed")["timeline"], strict=True)
+    assert list(offsets) == sorted(offsets) and list(times) == sorted(times)
     listed = everything(filled.client)
     assert [{name: item.get(name) for name in row} for item, row in zip(exported, listed, strict=True)] == listed
 

@@ -1,4 +1,5 @@
 """Judging: reviews that are only ever added, tags, and what both do to the completion."""
+import re
 import threading
 from typing import Any
 
@@ -206,6 +207,12 @@ def test_tags_are_put_and_taken_away_by_name(client: Client, database: Database,
     form = client.call("POST", address, data={"remove": "a/b?#&", "then": f"/history/{completion_id}"}, allow_redirects=False)
     assert form.status_code == 303
     assert tags() == ["🦊 by local"]
+    known = client.get(address).json()
+    assert known["data"] == ["🦊"]
+    assert [f"{one['name']} {one['change']} by {one['changed_by']}" for one in known["changes"]] == [
+        "a/b?#& removed by local", "to fix removed by local", "🦊 added by local", "a/b?#& added by local", "to fix added by Ana"]
+    page = client.page(f"/history/{completion_id}").text
+    assert re.search(r"Tag <span[^>]*>to fix</span> removed by <bdi>local</bdi>", page), "who took it away is told"
     for wrong in ("%20", "x" * 51, "a%00b"):
         is_problem(client.call("PUT", f"{address}/{wrong}"), 422)
     is_problem(client.call("POST", address, json={"colour": "red"}), 422)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.client import eventually
 from tests.pages.chat import SQLITE, Chat, expect
-from tests.pages.test_access import LOOKS, check
+from tests.pages.test_access import LOOKS, check, look_at
 from tests.people import Team, password
 from tests.steps import answer
 from tests.upstream import Upstream
@@ -113,6 +113,7 @@ def test_an_admin_makes_users_and_keys_and_deletes(team: Team, upstream: Upstrea
     making.get_by_label("read").check()
     making.get_by_role("button", name="Make").click()
     secret = page.locator(".secret").inner_text()
+    assert look_at(page) == [], "the answer to a form is a page, too"
     assert team.with_key(secret).get("/history").json()["data"] == []
     made = page.get_by_role("region", name="API keys").get_by_role("row", name="a script")
     made.get_by_role("button", name="Revoke").click()
@@ -138,6 +139,7 @@ def test_a_stranger_sees_nothing_but_the_door(team: Team, upstream: Upstream, ne
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("do not belong together")
     expect(page.get_by_label("Name")).to_have_value("eve")
+    assert look_at(page) == []
 
 
 def test_another_users_conversation_is_not_there(team: Team, upstream: Upstream, as_: Callable[..., Any]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.client import Client
 from tests.pages.chat import SQLITE, expect
+from tests.pages.test_access import look_at
 from tests.service import Service
 
 pytestmark = pytest.mark.parametrize(*SQLITE, indirect=True)
@@ -54,6 +55,18 @@ def test_an_export_goes_on_after_a_broken_connection(page: Any, service: Service
     assert len(calls) > 1 and download.value.path().read_bytes() == client.get(f"/history.csv?conversation_id={talk}").content
 
 
+def test_an_export_that_was_stopped_goes_on_where_it_was(page: Any, service: Service, client: Client, talk: int) -> None:
+    held: list[Any] = []
+    page.route("**/history.jsonl?**", lambda route: route.continue_() if held else held.append(route))
+    page.goto(f"{service.url}/export?conversation_id={talk}")
+    page.locator('[data-format="history.jsonl"]').click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Stopped at 0 of 5 rows; nothing was saved.").first).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Continue").click()
+    assert ids(download.value.path()) == kept(client, talk)
+
+
 def test_an_export_needs_no_script(new_page: Any, service: Service, client: Client, talk: int) -> None:
     page = new_page(java_script_enabled=False)
     page.goto(f"{service.url}/history?conversation_id={talk}")
@@ -74,9 +87,11 @@ def test_a_deletion_asks_first_and_says_when_it_is_done(new_page: Any, service: 
     page.get_by_label("To confirm").fill("3")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_have_text("Nothing was deleted: to confirm, type the number 2.")
+    faults = look_at(page)
     page.get_by_label("To confirm").fill("2")
     page.keyboard.press("Enter")
     expect(page.locator(".sum")).to_have_text("Done: 2 answers are deleted, with everything that belonged to them.")
+    assert faults + look_at(page) == []
     assert kept(client, first.conversation_id) == []
     page.goto(f"{service.url}/delete?conversation_id={first.conversation_id}")
     expect(page.get_by_role("heading", name="Nothing to delete")).to_be_visible()
