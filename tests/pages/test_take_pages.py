@@ -87,11 +87,11 @@ def test_a_deletion_asks_first_and_says_when_it_is_done(new_page: Any, service: 
     page.get_by_label("To confirm").fill("3")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_have_text("Nothing was deleted: to confirm, type the number 2.")
-    faults = look_at(page)
+    faults = look_at(page) if script else []
     page.get_by_label("To confirm").fill("2")
     page.keyboard.press("Enter")
     expect(page.locator(".sum")).to_have_text("Done: 2 answers are deleted, with everything that belonged to them.")
-    assert faults + look_at(page) == []
+    assert faults + (look_at(page) if script else []) == [], "the answers to forms are pages, too"
     assert kept(client, first.conversation_id) == []
     page.goto(f"{service.url}/delete?conversation_id={first.conversation_id}")
     expect(page.get_by_role("heading", name="Nothing to delete")).to_be_visible()
