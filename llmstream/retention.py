@@ -69,6 +69,6 @@ def command(context: click.Context, days: int, dry_run: bool) -> None:
     context.invoke(current_app.cli.commands["prepare"])
     found = going(older_than(days))
     db.session.remove()
-    print(f"llmstream: {found.answers:,} answers are older than {days} days, with {found.judgements:,} judgements.")
+    print(f"llmstream: older than {days} days: answers {found.answers:,}, their judgements {found.judgements:,}.")
     if not dry_run:
-        print(f"llmstream: {retain(days):,} answers were deleted.")
+        print(f"llmstream: deleted: answers {retain(days):,}.")

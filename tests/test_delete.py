@@ -157,9 +157,9 @@ def test_what_is_too_old_goes_by_command_and_by_setting(
     ids = [ask(first.client, upstream) for _ in range(3)]
     for completion_id, days in zip(ids, (100, 40), strict=False):
         make_old(database, completion_id, days)
-    assert "1 answers are older than 60 days" in command(database, "retain", "--days", "60", "--dry-run")
+    assert "older than 60 days: answers 1" in command(database, "retain", "--days", "60", "--dry-run")
     assert [item["id"] for item in first.client.history()["data"]] == ids[::-1]
-    assert "1 answers were deleted" in command(database, "retain", "--days", "60")
+    assert "deleted: answers 1." in command(database, "retain", "--days", "60")
     assert [item["id"] for item in first.client.history()["data"]] == ids[:0:-1]
     first.stop()
     second: Service = start(database, WEB_CONCURRENCY=2, LLMSTREAM_RETENTION_DAYS=30)

@@ -104,9 +104,9 @@ def delete(database: Database, conversation_id: int) -> None:
 
 def test_all_of_an_old_database_becomes_searchable(start: Callable[..., Service], new_database: Callable[[], Database]) -> None:
     service = start(new_database(), WEB_CONCURRENCY=1)
-    made = [service.client.stream_text(f"Number {i}") for i in range(60)]
+    made = [service.client.stream_text(f"Number {i}") for i in range(20)]
     ids = [stream.completion_id for stream in made if stream.text()]
-    eventually(lambda: len(search(service.client, "number")) == 60, 5)
+    eventually(lambda: len(search(service.client, "number")) == 20, 5)
     service.stop()
     assert service.database
     service.database.execute("DELETE FROM completions_fts")

@@ -164,7 +164,7 @@ def sqlmap(ground: Ground) -> Found:
         (ground.open.url + SEARCHED, []),
         (ground.open.url + "/stream", [*json_body, "--data", '{"prompt": "cat", "model": "scripted-model"}']),
         (ground.open.url + "/history/1/reviews", [*json_body, "--data", '{"rating": "good", "reason": "a", "note": "b"}']),
-        (ground.team.service.url + "/history", ["-H", "Authorization: Bearer *"])]
+        (ground.team.service.url + "/history", ["-H", "Authorization: Bearer *", "--ignore-code", "401"])]
     tried = wrong = 0
     for url, options in targets:
         with tempfile.TemporaryDirectory() as folder:
