@@ -91,7 +91,7 @@ def refuse_taken_port() -> None:
         socket.create_server((settings["HOST"], settings["PORT"]), family=family).close()
     except OSError as error:
         why = os.strerror(error.errno or 0)
-        fail(f"{address} cannot be used ({why}): set PORT to a free one, as in `make run PORT=8001`.")
+        fail(f"{address} cannot be used ({why}): set PORT to a free one (make run PORT=8001) or correct HOST.")
 
 
 def post_worker_init(worker: Any) -> None:

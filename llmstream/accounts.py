@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 from flask import has_request_context, request
 from flask_login import UserMixin
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Select, Text, delete, select, update
 from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
 from werkzeug.security import check_password_hash, generate_password_hash
@@ -21,18 +21,32 @@ from .access import ROLES, Actor, actor, fingerprint
 from .extensions import db
 from .models import KEEP_IDS, Json, moment, now, primary_key, reference
 from .schemas import storable
+from .visible import HIDDEN
+
+RESERVED = ("local", "command line")  # who everybody is without a login, and who the audit trail calls its commands
+
+
+def only_seen(name: str) -> None:
+    if not name.isprintable() or HIDDEN.search(name):
+        raise ValidationError("Only characters that can be seen.")
+
+
+def not_reserved(name: str) -> None:
+    if name.casefold() in RESERVED:
+        raise ValidationError("Is taken: it stands for no login, or for commands.")
+
 
 A_NAME: list[Callable[[Any], Any]] = [
     storable,
     validate.Regexp(r"\S(.{0,98}\S)?\Z", error="1 to 100 characters."),
-    validate.Predicate("isprintable", error="Only characters that can be seen."),
+    only_seen,
 ]
 SESSION_LASTS = timedelta(days=7)
 KEY_PREFIX = "llms_"  # so that scanners for leaked secrets can find one
 
 
 class NewUserSchema(Schema):
-    name = fields.String(required=True, validate=[*A_NAME, validate.NoneOf(["local"], error="Is taken: it stands for no login.")])
+    name = fields.String(required=True, validate=[*A_NAME, not_reserved])
     role = fields.String(load_default="user", validate=validate.OneOf(ROLES))
     password = fields.String(validate=[storable, validate.Length(min=12, max=200)])
 

@@ -20,7 +20,7 @@ from .errors import Unprocessable, conversation_busy, not_stored, too_many
 from .gate import received_body
 from .generation import Generation
 from .limits import Exceeded, check_bytes
-from .models import Completion, Conversation, db, now, turns
+from .models import Completion, Conversation, before, db, now, turns
 from .recorder import NotStored
 from .schemas import BIGGEST_ID
 from .storage import Taken
@@ -166,13 +166,9 @@ def prepare(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]
         "provider_name": generation().upstream.name,
         "dropped_turns": dropped,
         "regenerated_from": again.id if again else None,
+        "turn": again.place if again and not is_aside else None,
     }
     return row, messages
-
-
-def before(again: Completion | None, conversation: list[list[Completion]]) -> list[list[Completion]]:
-    """The turns that come before this one; all of them before a new prompt."""
-    return conversation[: next(i for i, versions in enumerate(conversation) if again in versions)] if again else conversation
 
 
 def as_sent(again: Completion, system: str | None) -> Context:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import gevent
-from flask import Flask, Request, Response, abort, current_app, g, redirect, request, url_for
+from flask import Flask, Response, abort, current_app, g, redirect, request, url_for
 from flask.sessions import SecureCookieSessionInterface
 from flask_login import LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect, generate_csrf
@@ -24,11 +24,10 @@ from .config import is_loopback
 from .delivery import Revoked
 from .errors import prefers_html, problem, too_many
 from .extensions import db
-from .gate import received_body, was_forwarded
+from .gate import SAFE_METHODS, received_body, was_forwarded
 from .limits import Exceeded
 from .revocation import Watch
 
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 READING = {"history.index", "history.detail", "compare.compare", "queue.index", "export.page", "deletion.page"}
 READERS, TURN_S = 4, 10.0  # of these at a time in a worker; how long one more waits
 logins = LoginManager()
@@ -63,7 +62,7 @@ def identify() -> None:
     """Find out who it is: g.actor, None for a stranger. Only plain values are kept, and no connection is."""
     if has_login():
         try:
-            found = by_key(request) if shows_a_key() else current_user
+            found = by_key() if shows_a_key() else current_user
             g.actor = found.actor() if found and found.is_authenticated else None
         finally:
             db.session.remove()
@@ -87,12 +86,18 @@ def by_cookie(token: str) -> Session | None:
 
 def shows_a_key() -> bool:
     """Then it alone counts, whatever cookie comes with it: a wrong key is never a login's."""
-    return request.authorization is not None and request.authorization.type == "bearer"
+    return sent_key() is not None
 
 
-def by_key(request: Request) -> ApiKey | None:
-    given = request.authorization
-    return ApiKey.find(given.token) if given and given.token else None
+def sent_key() -> str | None:
+    """Not by `request.authorization`, which raises where Basic credentials are no ASCII."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None
+
+
+def by_key() -> ApiKey | None:
+    key = sent_key()
+    return ApiKey.find(key) if key else None
 
 
 def meter() -> None:
@@ -161,7 +166,7 @@ def show_the_door(_revoked: Revoked | None = None) -> Any:
 def enter() -> None:
     """From now on this request ends when its credential is revoked."""
     if credential := g.actor and g.actor.credential:
-        watch().enter(credential, gevent.getcurrent())
+        watch().enter(credential, gevent.getcurrent(), g.actor.role)
         g.leave = partial(watch().leave, credential, gevent.getcurrent())
 
 

@@ -72,8 +72,8 @@ def refused(error: Any, ids: dict[str, int], prompt: str) -> tuple[str, int]:
 
 def context(conversation_id: int | None, **more: Any) -> dict[str, Any]:
     """What chat.html shows: the conversation by turns, those at the side, and what the form offers."""
-    completions = Completion.of_conversation(conversation_id) if conversation_id else []
     conversation = find(Conversation, conversation_id) if conversation_id else None
+    completions = Completion.of_conversation(conversation.id) if conversation else []
     return {
         "conversation": conversation,
         "reads_only": conversation is not None and not is_own(conversation),

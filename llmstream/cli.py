@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from .accounts import User
 from .config import describe_database, is_loopback
 from .extensions import db
-from .tables import bring_up_to_date, fail, reason
+from .tables import bring_up_to_date, fail, make_private, reason
 
 
 @click.command()
@@ -39,6 +39,7 @@ def backup(file: Path) -> None:
     part = file.with_name(file.name + ".part")
     part.unlink(missing_ok=True)
     try:
+        make_private(part)
         with db.engine.connect() as connection:
             connection.exec_driver_sql("VACUUM INTO ?", (str(part),))
         part.replace(file)  # so that a file of this name is always a whole copy

@@ -73,7 +73,7 @@ def list_users() -> None:
 @click.option("--days", type=int, help="It ends after so many days.")
 def add_key(name: str, user_name: str, scopes: str | None, days: int | None) -> None:
     """Make an API key. Its secret is printed once and is stored nowhere."""
-    given = {"name": name, "user": user_name, "scopes": scopes.split(",") if scopes else None, "days": days}
+    given = {"name": name, "user": user_name, "scopes": scopes.split(",") if scopes is not None else None, "days": days}
     made = loaded(NewKeySchema(), {field: value for field, value in given.items() if value is not None})
     row, secret = ApiKey.make(known(user_name), name, made.get("scopes"), made.get("days"))
     audit("key added", name, {field: value for field, value in made.items() if field != "name"})

@@ -22,7 +22,7 @@ from .config import describe_database
 from .endings import ENDINGS, broken, completed
 from .extensions import db
 from .judgements import Review, SavedView, Tag, TagChange
-from .models import Chunk, Completion, Conversation, now
+from .models import Chunk, Completion, Conversation, now, title_of
 
 TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 SILENT = {*list(ENDINGS)[:5], "not_started", "storage_rejected"}  # they come before any text
@@ -230,12 +230,12 @@ class Numbered:
             row = {name: value for name, value in source.items() if name not in ("talk", "again", "judged", "tags")}
             row |= {"id": first + place, "conversation_id": numbers[source["talk"]], "idempotency_key": f"demo-{first + place}"}
             row["created_at"] += shift
-            row["regenerated_from"] = None if source["again"] is None else first + source["again"]
+            row["turn"] = row["regenerated_from"] = None if source["again"] is None else first + source["again"]
             by_role = {review["role"]: review for review in source["judged"]}
             row["rating"] = (by_role.get("reviewer") or by_role.get("user") or {}).get("rating")
             row["reviewed_at"] = by_role["reviewer"]["created_at"] + shift if "reviewer" in by_role else None
             self.completions.append(row)
-            talk = {"id": row["conversation_id"], "owner": row["owner"], "title": row["prompt"].strip()[:120]}
+            talk = {"id": row["conversation_id"], "owner": row["owner"], "title": title_of(row["prompt"])}
             self.conversations.setdefault(talk["id"], talk | {"created_at": row["created_at"]})
             for review in source["judged"]:
                 self.reviews.append(review | {"completion_id": row["id"], "created_at": review["created_at"] + shift})

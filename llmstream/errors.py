@@ -81,7 +81,8 @@ def problem(error: HTTPException) -> Response:
             document[name] = value
     retry_after = (getattr(error, "retry_after", None) or RETRY_AFTER_S) if code in (429, 503) else None
     if prefers_html():
-        page = render_template("error.html", **{"retry_after": retry_after, "completion_id": None, **document})
+        more = {"retry_after": retry_after, "completion_id": None, "back": page_before()}
+        page = render_template("error.html", **more | document)
         response = Response(page, code, mimetype="text/html")
     else:
         response = Response(json.dumps(document) + "\n", code, mimetype="application/problem+json")
@@ -93,6 +94,12 @@ def problem(error: HTTPException) -> Response:
         if name in ("Allow", "WWW-Authenticate"):
             response.headers[name] = value
     return response
+
+
+def page_before() -> str | None:
+    """The page of ours that led here, where the browser tells it."""
+    before = request.referrer or ""
+    return before if before.startswith(request.host_url) and before != request.url else None
 
 
 def invalid(error: ValidationError) -> Response:

@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 import gevent
 from flask import Flask, Response, abort, current_app, g, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import parse_date
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 BODY_S = 20
 SEND_BUFFER_BYTES = 65536
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -34,6 +36,7 @@ HEADERS = {
 def init_app(app: Flask) -> None:
     app.wsgi_app = through_proxies(app.wsgi_app, app.config["LLMSTREAM_PROXIES"])  # type: ignore[method-assign]
     app.before_request(refuse_strangers)
+    app.before_request(forget_odd_dates)
     app.after_request(bound_its_reader)
     app.after_request(add_headers)
     app.jinja_env.globals["csp_nonce"] = csp_nonce
@@ -61,6 +64,17 @@ def refuse_strangers() -> None:
     origin = request.headers.get("Origin")
     if origin is not None and origin != f"{request.scheme}://{request.headers['Host']}":
         abort(403, "Requests from the pages of other sites are refused.")
+    if request.method not in SAFE_METHODS and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+        abort(403, "Requests from the pages of other sites are refused.")
+
+
+def forget_odd_dates() -> None:
+    """Werkzeug raises on a date in a year that no date can have. As any other that is none, it counts as not sent."""
+    for name in ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_RANGE"):
+        try:
+            parse_date(request.environ.get(name))
+        except (OverflowError, ValueError):
+            del request.environ[name]
 
 
 def is_our_name(name: str) -> bool:

@@ -138,7 +138,7 @@ def change_user(user_id: int) -> Any:
     if "enabled" in change:
         disable(user, change["enabled"] == "no")
     revoke_sessions(user)
-    audit("user changed", user.name, {"fields": sorted(change)})
+    audit("user changed", user.name, {"fields": sorted(change), "role": user.role})
     return redirect("/admin", 303)
 
 

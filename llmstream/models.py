@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Connection, DateTime, ForeignKey, Index, Integer, Text, TypeDecorator, select, text
@@ -57,9 +58,14 @@ class Conversation(db.Model):  # type: ignore[name-defined]
     __tablename__ = "conversations"
     id: Mapped[int] = primary_key()
     owner: Mapped[str] = mapped_column(Text, index=True)
-    title: Mapped[str] = mapped_column(Text)  # the beginning of its first prompt
+    title: Mapped[str] = mapped_column(Text)  # the beginning of its oldest prompt
+    deleted_from: Mapped[int | None] = mapped_column(BigInteger)  # the first of its turns that was deleted, if one was
     created_at: Mapped[datetime] = moment(default=now)
     __table_args__ = (KEEP_IDS,)
+
+    def lacks_turns(self, completion: Completion) -> bool:
+        """Whether something before it was deleted, so that nobody knows any more what it was sent with."""
+        return not completion.messages and self.deleted_from is not None and self.deleted_from < completion.place
 
     @classmethod
     def recent(cls, limit: int) -> Sequence[Conversation]:
@@ -106,6 +112,7 @@ class Completion(db.Model):  # type: ignore[name-defined]
     epoch: Mapped[int] = mapped_column(BigInteger)
     stop_requested: Mapped[bool] = mapped_column(default=False)
     regenerated_from: Mapped[int | None] = reference("completions.id", "SET NULL", index=True)
+    turn: Mapped[int | None] = mapped_column(BigInteger)  # of a regeneration: the first answer to its prompt, deleted or not
     idempotency_key: Mapped[str] = mapped_column(Text)
     body_hash: Mapped[str] = mapped_column(Text)
     reviewing_by: Mapped[str | None] = mapped_column(Text)
@@ -169,6 +176,11 @@ class Completion(db.Model):  # type: ignore[name-defined]
         return db.session.scalar(select(cls).where(cls.owner == owner, cls.idempotency_key == key))
 
     @property
+    def place(self) -> int:
+        """Of its turn in the conversation: all answers to one prompt have the same."""
+        return self.turn or self.id
+
+    @property
     def is_usable(self) -> bool:
         """Whether a later turn may build upon this answer."""
         return self.status == "completed" or (self.status in ("incomplete", "cancelled") and bool(self.response))
@@ -176,14 +188,19 @@ class Completion(db.Model):  # type: ignore[name-defined]
 
 def turns(completions: Sequence[Completion]) -> list[list[Completion]]:
     """A conversation's completions by turn, oldest first: each prompt with all its regenerations, in order."""
-    first: dict[int, int] = {}
     grouped: dict[int, list[Completion]] = {}
     for completion in completions:
-        origin = completion.regenerated_from
-        root = first.get(origin, completion.id) if origin else completion.id
-        first[completion.id] = root
-        grouped.setdefault(root, []).append(completion)
-    return list(grouped.values())
+        grouped.setdefault(completion.place, []).append(completion)
+    return [grouped[place] for place in sorted(grouped)]
+
+
+def before(completion: Completion | None, conversation: list[list[Completion]]) -> list[list[Completion]]:
+    """The turns that come before this one; all of them before a new prompt."""
+    return list(takewhile(lambda versions: completion not in versions, conversation))
+
+
+def title_of(prompt: str) -> str:
+    return prompt.strip()[:120]
 
 
 class Chunk(db.Model):  # type: ignore[name-defined]

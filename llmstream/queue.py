@@ -15,7 +15,7 @@ from .ask import find
 from .filters import Filter
 from .identity import browser
 from .judgements import Review, judging
-from .models import Completion, db, now, turns
+from .models import Completion, before, db, now, turns
 from .schemas import BIGGEST_ID, Digits
 
 bp = Blueprint("queue", __name__, url_prefix="/review")
@@ -124,8 +124,8 @@ def left_in(waiting: Filter) -> str:
 def earlier_turns(completion: Completion, limit: int = 20) -> Sequence[Completion]:
     """What was said before in this conversation, oldest first: of each turn its newest answer."""
     same = (Completion.conversation_id == completion.conversation_id) & (Completion.id < completion.id)
-    before = db.session.scalars(select(Completion).where(same).order_by(Completion.id.desc()).limit(limit)).all()
-    return [versions[-1] for versions in turns([*reversed(before), completion]) if completion not in versions]
+    nearest = db.session.scalars(select(Completion).where(same).order_by(Completion.id.desc()).limit(limit)).all()
+    return [versions[-1] for versions in before(completion, turns([*reversed(nearest), completion]))]
 
 
 @bp.put("/<int:completion_id>/lock")

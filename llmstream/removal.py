@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import NamedTuple
 
 import gevent
-from sqlalchemy import Connection, delete, exists, func, select, text
+from sqlalchemy import Connection, case, delete, exists, func, select, text, update
 
 from .extensions import db, is_passing, transact
 from .filters import Filter
 from .judgements import Review
-from .models import Completion, Conversation
+from .models import Completion, Conversation, title_of
 from .schemas import BIGGEST_ID
 
 completions, conversations = Completion.__table__, Conversation.__table__
@@ -94,9 +94,23 @@ def remove(ids: list[int]) -> Iterator[int]:
 
 def erase(connection: Connection, ids: list[int]) -> int:
     ended = completions.c.id.in_(ids), completions.c.status != "in_progress"
-    talks = connection.scalars(delete(completions).where(*ended).returning(completions.c.conversation_id)).all()
+    place = func.coalesce(completions.c.turn, completions.c.id)
+    gone = connection.execute(delete(completions).where(*ended).returning(completions.c.conversation_id, place)).all()
+    talks = {talk for talk, _ in gone}
     # PostgreSQL: a prompt that is being stored in one of these holds it, and must be seen below
-    connection.execute(select(conversations.c.id).where(conversations.c.id.in_(set(talks))).order_by("id").with_for_update())
+    connection.execute(select(conversations.c.id).where(conversations.c.id.in_(talks)).order_by("id").with_for_update())
     is_empty = ~exists().where(completions.c.conversation_id == conversations.c.id)
-    connection.execute(delete(conversations).where(conversations.c.id.in_(set(talks)), is_empty))
-    return len(talks)
+    connection.execute(delete(conversations).where(conversations.c.id.in_(talks), is_empty))
+    note_gaps(connection, {talk: min(at for other, at in gone if other == talk) for talk in talks})
+    return len(gone)
+
+
+def note_gaps(connection: Connection, first: dict[int, int]) -> None:
+    """What is left of a conversation knows from which turn on something is missing; its title is of a prompt that is there."""
+    oldest = select(func.min(completions.c.id)).where(completions.c.conversation_id.in_(first))
+    left = select(completions.c.conversation_id, func.substr(completions.c.prompt, 1, 500))
+    ids = oldest.group_by(completions.c.conversation_id)
+    for talk, prompt in connection.execute(left.where(completions.c.id.in_(ids))).all():
+        known, new = conversations.c.deleted_from, first[talk]
+        values = {"title": title_of(prompt), "deleted_from": case((known < new, known), else_=new)}
+        connection.execute(update(conversations).where(conversations.c.id == talk).values(values))

@@ -29,7 +29,7 @@ class Watch:
 
     def __init__(self, engine: Engine, generation: Generation) -> None:
         self.engine, self.generation = engine, generation
-        self._visits: defaultdict[str, set[Any]] = defaultdict(set)
+        self._visits: defaultdict[str, dict[Any, str]] = defaultdict(dict)  # with the role that each had when it came
         self._used: set[int] = set()  # keys, since the last note
         self._noted_at = float("-inf")
         self._greenlet: gevent.Greenlet | None = None
@@ -39,14 +39,14 @@ class Watch:
         """Called in each worker, after the fork."""
         self._greenlet = self._greenlet or gevent.spawn(self._run)
 
-    def enter(self, credential: str, visitor: Any) -> None:
-        self._visits[credential].add(visitor)
+    def enter(self, credential: str, visitor: Any, role: str) -> None:
+        self._visits[credential][visitor] = role
         kind, _, value = credential.partition(":")
         if kind == "key":
             self._used.add(int(value))
 
     def leave(self, credential: str, visitor: Any) -> None:
-        self._visits[credential].discard(visitor)
+        self._visits[credential].pop(visitor, None)
         if not self._visits[credential]:
             del self._visits[credential]
 
@@ -75,11 +75,13 @@ class Watch:
             self._has_login = self._any_user()
         asked = {t.row["credential"]: i for i, t in self.generation.recorder.live.items() if t.row.get("credential")}
         shown = {*self._visits, *asked}
-        for credential in shown - self._good(shown) if shown else ():
-            for visitor in list(self._visits.get(credential, ())):
-                visitor.kill(Revoked(), block=False)
+        good = self._good(shown) if shown else {}
+        for credential in shown:
+            for visitor, role in list(self._visits.get(credential, {}).items()):
+                if good.get(credential) != role:  # with another role, other rows may be seen
+                    visitor.kill(Revoked(), block=False)
             for completion_id, transcript in list(self.generation.recorder.live.items()):
-                if transcript.row.get("credential") == credential:
+                if credential not in good and transcript.row.get("credential") == credential:
                     self.generation.stop(completion_id, "revoked")
 
     def _note_use(self) -> None:
@@ -90,15 +92,17 @@ class Watch:
         with self.engine.connect() as connection:
             transact(connection, lambda c: c.execute(note))
 
-    def _good(self, credentials: set[str]) -> set[str]:
+    def _good(self, credentials: set[str]) -> dict[str, str]:
+        """Those that still let somebody in, and the role of their user."""
         values: defaultdict[str, list[str]] = defaultdict(list)
         for credential in credentials:
             kind, _, value = credential.partition(":")
             values[kind].append(value)
         is_enabled = User.disabled_at.is_(None)
-        keys = select(ApiKey.id).join(User).where(ApiKey.id.in_(map(int, values["key"])), ApiKey.is_good(), is_enabled)
-        sessions = select(Session.id_hash).join(User).where(Session.id_hash.in_(values["session"]), Session.is_good(), is_enabled)
-        users = select(User.id).where(User.id.in_(map(int, values["user"])), is_enabled)
-        queries = {"key": keys, "session": sessions, "user": users}
+        keys = select(ApiKey.id, User.role).join(User).where(ApiKey.id.in_(map(int, values["key"])), ApiKey.is_good(), is_enabled)
+        sessions = select(Session.id_hash, User.role).join(User).where(Session.id_hash.in_(values["session"]), is_enabled)
+        users = select(User.id, User.role).where(User.id.in_(map(int, values["user"])), is_enabled)
+        queries = {"key": keys, "session": sessions.where(Session.is_good()), "user": users}
         with self.engine.connect() as connection:
-            return {f"{kind}:{good}" for kind, query in queries.items() if values[kind] for good in connection.scalars(query)}
+            found = {kind: connection.execute(query).all() for kind, query in queries.items() if values[kind]}
+        return {f"{kind}:{credential}": role for kind, rows in found.items() for credential, role in rows}

@@ -18,14 +18,14 @@ from sqlalchemy import select
 from .context import latest_usable, message
 from .extensions import db
 from .judgements import Review, Tag, TagChange
-from .models import Completion, stored_text, turns
+from .models import Completion, before, stored_text, turns
 from .schemas import CompletionSchema, rfc3339
 
 FIELDS = [name for name in CompletionSchema().fields if name in Completion.__table__.c]
 REVIEW = ("id", "reviewer", "role", "rating", "reason", "note", "correction", "created_at")
 TAG_CHANGE = ("id", "name", "change", "changed_by", "created_at")
-REVIEWED = {"reviewer": "reviewer", "reason": "review_reason", "note": "review_note", "correction": "correction"}
-HEADINGS = [*FIELDS, "tags", *REVIEWED.values()]
+REVIEWED = {"reviewer": "reviewer", "reason": "review_reason", "note": "review_note"}
+HEADINGS = [*FIELDS, "tags", *REVIEWED.values(), "correction"]
 # what a spreadsheet calculates, full width included, also behind what cannot be seen
 FORMULA = re.compile(r"[\t\r\n]|[\s\u200b-\u200f\u2060-\u2069\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 
@@ -67,8 +67,17 @@ def tags_of(ids: list[int]) -> dict[int, list[str]]:
 
 def as_csv(ids: list[int]) -> Iterator[str]:
     for row in rows(ids):
-        newest = [next((review[name] for review in reversed(row["reviews"]) if review[name]), None) for name in REVIEWED]
-        yield csv_line([*(row[name] for name in FIELDS), ", ".join(row["tags"]), *newest])
+        told, newest_first = telling(row), row["reviews"][::-1]
+        correction = next((review["correction"] for review in newest_first if review["correction"]), None)
+        said = [*(told.get(name) for name in REVIEWED), correction]
+        yield csv_line([*(row[name] for name in FIELDS), ", ".join(row["tags"]), *said])
+
+
+def telling(row: dict[str, Any]) -> dict[str, Any]:
+    """The review that the rating comes from; where there is none, the newest."""
+    rated = [review for review in row["reviews"] if row["rating"] and review["rating"] == row["rating"]]
+    by_reviewers = [review for review in rated if review["role"] == "reviewer"]
+    return next(reversed(by_reviewers or rated or row["reviews"]), {})
 
 
 def csv_line(values: list[Any]) -> str:
@@ -136,8 +145,7 @@ def sent_for(completion: Completion, conversation: list[Completion]) -> list[dic
     """The messages that went to the model: the system message, the earlier turns as they then were, the prompt."""
     if completion.messages:
         return completion.messages
-    known = turns([other for other in conversation if other.id <= completion.id])
-    earlier = known[: next(place for place, versions in enumerate(known) if completion in versions)]
+    earlier = before(completion, turns([other for other in conversation if other.id <= completion.id]))
     usable = [turn for versions in earlier if (turn := latest_usable(versions))][completion.dropped_turns :]
     past = [part for turn in usable for part in (message("user", turn.prompt), message("assistant", turn.response))]
     return [*([message("system", completion.system)] if completion.system else []), *past, message("user", completion.prompt)]

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from .endings import Ending, broken
 from .limits import Exceeded, Limits, refusals
-from .models import Chunk, Completion, Conversation, Worker
+from .models import Chunk, Completion, Conversation, Worker, title_of
 from .transcript import Transcript
 
 conversations = Conversation.__table__
@@ -99,7 +99,7 @@ def _insert(connection: Connection, batch: list[Write], worker: tuple[str, int])
         return
     rows = [{**new.transcript.row, "worker_id": worker[0], "epoch": worker[1]} for new in batch]
     if first := [row for row in rows if row["conversation_id"] is None]:
-        values = [{"owner": row["owner"], "title": row["prompt"].strip()[:120], "created_at": row["created_at"]} for row in first]
+        values = [{"owner": row["owner"], "title": title_of(row["prompt"]), "created_at": row["created_at"]} for row in first]
         statement = insert(conversations).returning(conversations.c.id, sort_by_parameter_order=True)
         for row, conversation_id in zip(first, connection.scalars(statement, values).all(), strict=True):
             row["conversation_id"] = conversation_id

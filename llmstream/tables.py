@@ -20,7 +20,7 @@ def bring_up_to_date() -> None:
     database = describe_database(current_app.config["SQLALCHEMY_DATABASE_URI"])
     try:
         if db.engine.dialect.name == "sqlite":
-            Path(str(db.engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
+            make_private(Path(str(db.engine.url.database)))
         db.engine.connect().close()
     except (SQLAlchemyError, OSError) as error:
         fail(f"The {database} cannot be opened ({reason(error)}): make it available, or correct DATABASE_URL.")
@@ -30,6 +30,13 @@ def bring_up_to_date() -> None:
         fail(f"The {database} is from another version of llmstream ({error}): run that one, or set DATABASE_URL anew.")
     except (SQLAlchemyError, RuntimeError) as error:
         fail(f"The tables of the {database} cannot be brought up to date ({reason(error)}): put that right first.")
+
+
+def make_private(file: Path) -> None:
+    """A new database is its owner's alone, and so will be the files that SQLite puts beside it."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not file.exists():
+        file.touch(mode=0o600)
 
 
 def reason(error: Exception) -> str:

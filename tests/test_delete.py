@@ -1,5 +1,6 @@
 """Deleting reaches everything that belongs to an answer, asks first, and harms nothing that is being written."""
 import html
+import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -164,6 +165,38 @@ def test_what_is_too_old_goes_by_command_and_by_setting(
     first.stop()
     second: Service = start(database, WEB_CONCURRENCY=2, LLMSTREAM_RETENTION_DAYS=30)
     eventually(lambda: [item["id"] for item in second.client.history()["data"]] == ids[2:], 15, "the retention")
+
+
+def test_a_conversation_that_goes_on_keeps_nothing_of_the_deleted_turn(client: Client, upstream: Upstream) -> None:
+    first = client.stream_text("A secret: xyzzy")
+    first.text()
+    second = ask(client, upstream, conversation_id=first.conversation_id)
+    assert client.call("DELETE", f"/history/{first.completion_id}").json() == {"deleted": 1}
+    for path in ("/", f"/?conversation={first.conversation_id}", f"/history/{second}"):
+        assert "xyzzy" not in client.page(path).text, path
+    page = client.page(f"/history/{second}").text
+    assert "Earlier turns of its conversation were deleted" in page and "first prompt of its conversation" not in page
+
+
+def test_a_regeneration_stays_in_the_place_of_a_deleted_original(client: Client, upstream: Upstream) -> None:
+    original = client.stream_text(upstream.script(*answer("one")).then(*answer("other one")).prompt)
+    original.text()
+    talk = original.conversation_id
+    following = upstream.script(*answer("two")).then(*answer("other two"))
+    second = client.stream_text(following.prompt, conversation_id=talk)
+    second.text()
+    again = client.stream_text(regenerate=original.completion_id)
+    again.text()
+    once_more = client.stream_text(regenerate=again.completion_id)
+    once_more.text()
+    for gone in (original.completion_id, again.completion_id):
+        assert client.call("DELETE", f"/history/{gone}").json() == {"deleted": 1}
+    assert "first prompt of its conversation" in client.page(f"/history/{once_more.completion_id}").text
+    lines = client.get(f"/history.chat.jsonl?conversation_id={talk}").text.splitlines()
+    roles = {len(json.loads(line)["messages"]) for line in lines}
+    assert roles == {2}, "nothing is put before it that was not sent with it"
+    client.stream_text(regenerate=second.completion_id).text()
+    assert [one["role"] for one in following.call(2).messages] == ["user", "assistant", "user"]
 
 
 @pytest.mark.parametrize("path", ["/history/999999999", "/conversations/999999999", "/history/" + "9" * 30])

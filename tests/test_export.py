@@ -96,11 +96,24 @@ def test_json_lines_are_what_the_api_shows_with_reviews_and_tags(filled: Service
     said = filled.client.get(f"/history/{reviewed['id']}/reviews").json()["data"]
     assert [review["reviewer"] for review in reviewed["reviews"]] == [review["reviewer"] for review in said][::-1]
     tagged = next(item for item in exported if item["tags"])
-    assert [(one["name"], one["change"]) for one in tagged["tag_changes"]] == [(name, "added") for name in tagged["tags"]]
+    assert sorted((one["name"], one["change"]) for one in tagged["tag_changes"]) == [(name, "added") for name in tagged["tags"]]
     offsets, times = zip(*next(item for item in exported if item["status"] == "completed")["timeline"], strict=True)
     assert list(offsets) == sorted(offsets) and list(times) == sorted(times)
     listed = everything(filled.client)
     assert [{name: item.get(name) for name in row} for item, row in zip(exported, listed, strict=True)] == listed
+
+
+def test_a_row_of_the_table_does_not_mix_judgements(client: Client) -> None:
+    stream = client.stream_text("To be judged twice")
+    stream.text()
+    address = f"/history/{stream.completion_id}/reviews"
+    bad = {"rating": "bad", "reason": "wrong fact", "note": "see the manual", "correction": "Right."}
+    for said in (bad, {"rating": "good"}, {"note": "a comment"}):
+        assert client.call("POST", address, json=said).status_code == 201
+    table = records(client.get(f"/history.csv?conversation_id={stream.conversation_id}").content.decode()[1:])
+    row = dict(zip(*table, strict=True))
+    assert [row[name] for name in ("rating", "reviewer", "review_reason", "review_note", "correction")] == [
+        "good", "local", "", "", "Right."]
 
 
 @pytest.mark.parametrize("query", ["status=failed&status=incomplete", "rating=bad", "source=api&model=gpt-4.1-mini",

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import requests
 
 from tests.client import Client
 from tests.conftest import Launch
@@ -55,6 +56,7 @@ def test_commands_for_users_and_keys(start: Launch, new_database: Callable[[], D
     assert "There is no user nobody" in command(database, "key", "add", "k", "--user", "nobody", fails=True)
     shown = re.findall(r"llms_[\w-]{43}$", command(database, "key", "add", "nightly", "--user", "robot", "--scopes", "ask"), re.M)
     (secret,) = shown
+    assert "scopes" in command(database, "key", "add", "k", "--user", "robot", "--scopes", "", fails=True), "not all of them"
     listed = command(database, "key", "list")
     assert "nightly\trobot\task\tgood" in listed and secret not in listed
     service = start(database, WEB_CONCURRENCY=1)
@@ -309,7 +311,9 @@ def test_an_admin_cannot_shut_himself_out_by_accident(team: Team) -> None:
     [
         {"name": ""},
         {"name": " x"},
-        {"name": "local"},
+        {"name": "Local"},
+        {"name": "command line"},
+        {"name": "ada\u3164"},
         {"name": "a\u202eb"},
         {"name": "x" * 101},
         {"role": "king"},
@@ -322,6 +326,12 @@ def test_a_user_that_cannot_be_is_refused(team: Team, fields: dict[str, Any]) ->
     wanted = {"name": "new", "role": "user", "password": "long enough for all"} | fields
     assert team.ana.submit("/admin/users", "/admin", **wanted).status_code == 422
     assert not team.database.rows("SELECT * FROM users WHERE name = 'new'")
+
+
+def test_a_header_that_is_no_ascii_is_nobodys(team: Team) -> None:
+    for header in (b"Basic \xff", b"Bearer \xff", b"Basic", b"\xff"):
+        answered = requests.get(team.service.url + "/history", headers={"Authorization": header}, timeout=10)
+        assert answered.status_code == 401, header
 
 
 # Where it listens

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tests.people import command
-from tests.service import ROOT, Database
+from tests.service import ROOT, Database, one_database
 
 ANOTHER_MIGRATION = '''
 """Rebuild the parent of most tables, as a later migration may."""
@@ -79,6 +79,15 @@ def test_preparing_makes_what_the_models_say_and_twice_changes_nothing(new_datab
     assert all(before.values())
     command(database, "prepare")
     assert contents(database) == before
+
+
+@one_database
+def test_a_new_database_and_its_copy_are_their_owners_alone(new_database: Callable[[], Database], tmp_path: Path) -> None:
+    database, copy = new_database(), tmp_path / "copy.db"
+    command(database, "prepare")
+    command(database, "backup", str(copy))
+    for file in (database.url.removeprefix("sqlite:///"), copy):
+        assert Path(file).stat().st_mode & 0o777 == 0o600
 
 
 def test_they_go_down_to_nothing_and_up_again(new_database: Callable[[], Database]) -> None:

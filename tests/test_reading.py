@@ -18,7 +18,7 @@ from llmstream.reproduce import as_curl, as_program, same_call
 from llmstream.timeline import Timeline
 from llmstream.visible import visible
 from tests.client import Client
-from tests.service import Service, one_database
+from tests.service import Database, Service, one_database
 from tests.steps import answer
 from tests.upstream import Upstream
 
@@ -174,13 +174,26 @@ def test_a_later_prompt_is_reproduced_by_regenerating_it() -> None:
     def of(number: int, **more: object) -> Completion:
         parameters = {"temperature": 0, "max_tokens": None}
         return Completion(id=number, prompt=f"prompt {number}", request_model="m", parameters=parameters, **more)
-    first, second, again = of(1), of(2, system="Be brief."), of(3, regenerated_from=1)
+    first, second, again = of(1), of(2, system="Be brief."), of(3, regenerated_from=1, turn=1)
     talk = [first, second, again]
-    assert same_call(first, talk) == {"prompt": "prompt 1", "model": "m", "temperature": 0}
-    assert same_call(again, talk)["prompt"] == "prompt 3"
-    assert same_call(second, talk) == {"regenerate": 2, "model": "m", "system": "Be brief.", "temperature": 0}
+    assert same_call(first, talk, True) == {"prompt": "prompt 1", "model": "m", "temperature": 0}
+    assert same_call(again, talk, True)["prompt"] == "prompt 3"
+    assert same_call(second, talk, True) == {"regenerate": 2, "model": "m", "system": "Be brief.", "temperature": 0}
+    assert same_call(first, talk, False)["regenerate"] == 1, "something before it was deleted"
     third = of(4)
-    assert same_call(third, [first, third, second]) == {"regenerate": 4, "model": "m", "system": "", "temperature": 0}
+    assert same_call(third, [first, third, second], True) == {"regenerate": 4, "model": "m", "system": "", "temperature": 0}
+
+
+def test_what_a_model_said_that_is_no_longer_offered_is_run_again_with_the_usual_one(
+        client: Client, database: Database, upstream: Upstream) -> None:
+    stream = client.stream_text(upstream.script(answer("one")).then(*answer("two")).prompt)
+    stream.text()
+    database.execute("UPDATE completions SET request_model = 'retired' WHERE id = :id", id=stream.completion_id)
+    page = client.page(f"/history/{stream.completion_id}").text
+    assert "Run again with the usual model" in page and "retired is not offered here" in page
+    again = client.call("POST", f"/history/{stream.completion_id}/again", allow_redirects=False)
+    assert again.status_code == 303
+    assert client.finished(int(again.headers["Location"].rsplit("/", 1)[1]))["request_model"] == "scripted-model"
 
 
 def test_its_pages_are_there_on_both_databases(client: Client, upstream: Upstream) -> None:

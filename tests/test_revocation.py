@@ -52,6 +52,20 @@ def test_a_revoked_key_that_waits_for_its_first_text_is_told_so(team: Team, upst
         is_problem(waiting.result(AT_ONCE_S), 401)
 
 
+def test_who_loses_a_role_reads_no_further_with_a_key(team: Team, upstream: Upstream) -> None:
+    name = f"demoted{time.monotonic_ns()}"
+    team.ana.submit("/admin/users", "/admin", name=name, role="reviewer")
+    reviewer, gate = team.with_key(team.key(name)[1]), Gate()
+    stream = team.by("bob").stream_text(upstream.script(*held(gate, "for bob", " alone")).prompt)
+    read = reviewer.reattach_text(stream.completion_id)
+    read.read_until("for bob")
+    asked = time.monotonic()
+    assert team.ana.submit(f"/admin/users/{team.user_id(name)}", "/admin", role="user").status_code == 303
+    assert read.rest() == b"for bob" and read.cut and time.monotonic() - asked < AT_ONCE_S
+    gate.open()
+    assert stream.text() == "for bob alone", "who asked goes on"
+
+
 def test_a_disabled_users_streams_end(team: Team, upstream: Upstream) -> None:
     name = f"gone{time.monotonic_ns()}"
     team.ana.submit("/admin/users", "/admin", name=name, role="user")

@@ -78,6 +78,6 @@ def test_the_longest_length_is_said(chat: Chat, upstream: Upstream) -> None:
 
 def test_an_unknown_conversation_is_a_page_that_leads_on(chat: Chat) -> None:
     chat.page.goto(chat.url + "/?conversation=999999")
-    expect(chat.page.get_by_role("heading", name="Not Found")).to_be_visible()
+    expect(chat.page.get_by_role("heading", name="Not here")).to_be_visible()
     chat.page.get_by_role("link", name="Go to the chat").click()
     expect(chat.box).to_be_visible()

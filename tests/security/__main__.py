@@ -33,7 +33,7 @@ from tests.upstream import Upstream
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 SEARCHED = "/history?q=cat&tag=a&model=m&owner=o&conversation_id=1&from=2026-01-01&status=failed&limit=20&before=9"
-WAPITI_MODULES = "backup,cookieflags,crlf,csrf,exec,file,http_headers,methods,permanentxss,redirect,sql,timesql,upload,xss,xxe"
+WAPITI_MODULES = "backup,cookieflags,crlf,exec,file,http_headers,methods,permanentxss,redirect,sql,timesql,upload,xss,xxe"
 MODES = {
     "slow headers": ["-H"],
     "slow body": ["-B", "-t", "POST"],
@@ -99,8 +99,13 @@ def schemathesis(ground: Ground) -> Found:
         bounds = ["--phases", "coverage,fuzzing", "--max-examples", "250", "--seed", str(seed), "--continue-on-failure"]
         said = tool("st", "run", f"{url}/openapi.json", *headers, "--checks", CHECKS, *bounds)
         calls += int((re.search(r"(\d+) generated", said) or ["", "0"])[1])
-        wrong += len(re.findall(r"^- ST\d+", said, re.M)) - len(re.findall(r'"error_type"', said))
-    return Found(f"{calls} calls", max(0, wrong))
+        faults = len(re.findall(r"^- ST\d+", said, re.M)) - len(re.findall(r'"error_type"', said))
+        wrong += max(0, faults)
+        if faults > 0:
+            report = Path(tempfile.gettempdir(), f"schemathesis-{seed}.txt")
+            report.write_text(said)
+            print(f"{faults} failures that were not expected: see {report}")
+    return Found(f"{calls} calls", wrong)
 
 
 def naughty(ground: Ground) -> Found:
@@ -138,21 +143,25 @@ def atheris(ground: Ground) -> Found:
 
 
 def wapiti(ground: Ground) -> Found:
-    """All pages, without a login and as a reviewer; weights are 1 (low) to 4 (critical), and from 2 on it is wrong."""
+    """All pages, without a login and as a reviewer; weights are 1 (low) to 4 (critical), and from 2 on it is wrong.
+
+    Its look for tokens in forms makes sense with a login only: without one no cookie gives a right, and the Origin is checked.
+    """
     session = "; ".join(f"{cookie.name}={cookie.value}" for cookie in ground.team.browser("rita").session.cookies)
-    found = crawl(ground.open.url, ground.minutes, "-x", f"{ground.open.url}/delete")
-    found += crawl(ground.team.service.url, ground.minutes, "-C", session, "-x", f"{ground.team.service.url}/logout")
+    found = crawl(ground.open.url, ground.minutes, WAPITI_MODULES, "-x", f"{ground.open.url}/delete")
+    closed = ground.team.service.url
+    found += crawl(closed, ground.minutes, WAPITI_MODULES + ",csrf", "-C", session, "-x", f"{closed}/logout")
     counts = Counter(found)
     words = ", ".join(f"{name} (weight {level}) {count}" for (name, level), count in counts.items())
     return Found(words or "nothing", sum(level > 1 for _, level in found))
 
 
-def crawl(url: str, minutes: float, *options: str) -> list[tuple[str, int]]:
+def crawl(url: str, minutes: float, modules: str, *options: str) -> list[tuple[str, int]]:
     """What wapiti found, each with its weight. Its modules that ask servers of its makers are left out."""
     bounds = ["--scope", "folder", "-d", "3", "--flush-session", "--no-bugreport", "--max-scan-time", str(int(minutes * 60)),
               "--max-attack-time", "20"]
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
-        tool("wapiti", "-u", f"{url}/", *options, *bounds, "-m", WAPITI_MODULES, "-f", "json", "-o", report.name)
+        tool("wapiti", "-u", f"{url}/", *options, *bounds, "-m", modules, "-f", "json", "-o", report.name)
         written = json.loads(Path(report.name).read_text())
     return [(name, one["level"]) for name, ones in written["vulnerabilities"].items() for one in ones]
 

@@ -30,6 +30,13 @@ CALLS = {
 
 
 @one_database
+@pytest.mark.parametrize("name", ["If-Modified-Since", "If-Unmodified-Since", "If-Range"])
+def test_a_date_that_cannot_be_counts_as_not_sent(team: Team, name: str) -> None:
+    odd = {name: "Mon, 01 Jan 99999999999999 00:00:00 GMT", "Range": "bytes=0-9"}
+    assert team.service.client.get("/static/js/chat.js", headers=odd).status_code in (200, 206)
+
+
+@one_database
 @pytest.mark.parametrize("accept", [{}, PAGE], ids=["program", "browser"])
 @pytest.mark.parametrize("path", CALLS)
 def test_each_kind_of_response_has_the_headers(team: Team, path: str, accept: dict[str, str]) -> None:
