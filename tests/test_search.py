@@ -40,7 +40,7 @@ def ids(client: Client) -> dict[str, int]:
         stream.text()
         made[name] = stream.completion_id
     for name, completion_id in made.items():
-        eventually(lambda: completion_id in search(client, f"marker{name}"), 5, f"finding {name}")  # noqa: B023
+        eventually(lambda: completion_id in search(client, f"marker{name}"), 15, f"finding {name}")  # noqa: B023
     return made
 
 
@@ -79,18 +79,18 @@ def test_prompts_and_answers_are_found_soon_after_the_end_and_not_before(client:
     stream.until("delta")
     other = client.stream_text(upstream.script(*answer("one that ended meanwhile zebulon")).prompt)
     other.text()
-    eventually(lambda: search(client, "zebulon") == [other.completion_id], 3, "finding the other")
+    eventually(lambda: search(client, "zebulon") == [other.completion_id], 15, "finding the other")
     assert search(client, "zanzibar") == search(client, "askedzanzibar") == []
     gate.open()
     assert stream.end().name == "completed"
-    eventually(lambda: search(client, "zanzibar over") == [stream.completion_id], 2.5, "finding it")
+    eventually(lambda: search(client, "zanzibar over") == [stream.completion_id], 15, "finding it")
     assert search(client, "askedzanzibar") == [stream.completion_id]
 
 
 def test_what_is_deleted_is_not_found(client: Client, database: Database) -> None:
     stream = client.stream_text("Soon deleted: wolpertinger")
     stream.text()
-    eventually(lambda: search(client, "wolpertinger"), 3, "finding it")
+    eventually(lambda: search(client, "wolpertinger"), 15, "finding it")
     delete(database, stream.conversation_id)
     assert search(client, "wolpertinger") == []
 
@@ -106,7 +106,7 @@ def test_all_of_an_old_database_becomes_searchable(start: Callable[..., Service]
     service = start(new_database(), WEB_CONCURRENCY=1)
     made = [service.client.stream_text(f"Number {i}") for i in range(20)]
     ids = [stream.completion_id for stream in made if stream.text()]
-    eventually(lambda: len(search(service.client, "number")) == 20, 5)
+    eventually(lambda: len(search(service.client, "number")) == 20, 15)
     service.stop()
     assert service.database
     service.database.execute("DELETE FROM completions_fts")
@@ -118,7 +118,7 @@ def test_all_of_an_old_database_becomes_searchable(start: Callable[..., Service]
 def test_matches_are_marked_in_the_list_and_stay_text(client: Client, upstream: Upstream) -> None:
     stream = client.stream_text(upstream.script(*answer("filler " * 200 + "here <b>Brontë</b> & co. " + "filler " * 200)).prompt)
     stream.text()
-    eventually(lambda: search(client, "bronte"), 3, "finding it")
+    eventually(lambda: search(client, "bronte"), 15, "finding it")
     page = client.page("/history?q=bronte").text
     assert "here &lt;b&gt;<mark>Brontë</mark>&lt;/b&gt; &amp; co." in page
 

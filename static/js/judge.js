@@ -5,9 +5,11 @@ export function enableJudging(root, answer) {
   const form = root.querySelector('[data-part="judge-form"]');
   if (!form) return;
   const { correction, reason } = form.elements;
-  correction.closest("details").addEventListener("toggle", () => {
+  const begin = () => {
     if (!correction.value && new Blob([answer()]).size <= 65536) correction.value = answer();
-  });
+  };
+  correction.closest("details").addEventListener("toggle", begin);
+  correction.addEventListener("focus", begin); // a key's first letters come before the toggle is told
   form.addEventListener("formdata", ({ formData }) => {
     if (isUnchanged(correction, answer())) formData.set("correction", "");
   });
