@@ -111,7 +111,9 @@ def list_tags(completion_id: int) -> dict[str, Any]:
 @bp.post("/history/<int:completion_id>/tags")
 def change_tags(completion_id: int) -> Any:
     given, then = sent('{"add": "a tag"}')
-    for action, name in TagsSchema().load(given).items():
+    changes = TagsSchema().load(given)
+    find(Completion, completion_id)
+    for action, name in changes.items():
         add_tag(completion_id, name, reviewer()) if action == "add" else remove_tag(completion_id, name, reviewer())
     return redirect(then, 303) if then else {"data": [tag.name for tag in Tag.of(completion_id)]}
 

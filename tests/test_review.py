@@ -216,3 +216,4 @@ def test_tags_are_put_and_taken_away_by_name(client: Client, database: Database,
     for wrong in ("%20", "x" * 51, "a%00b"):
         is_problem(client.call("PUT", f"{address}/{wrong}"), 422)
     is_problem(client.call("POST", address, json={"colour": "red"}), 422)
+    is_problem(client.call("POST", f"/history/{2**63 + 1}/tags", json={}), 404)
