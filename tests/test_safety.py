@@ -34,6 +34,14 @@ def test_foreign_hosts_origins_and_proxies_are_refused(
     assert (database.count(), len(upstream.calls)) == before
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_what_a_browser_sends_for_another_site_changes_nothing(client: Client, database: Database, site: str) -> None:
+    before = database.count()
+    is_problem(call(client, "POST", "/stream", {"Sec-Fetch-Site": site}), FORBIDDEN)
+    assert database.count() == before
+    assert client.get("/history", headers={"Sec-Fetch-Site": site}).status_code == 200, "a link may be followed"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost:{port}", "[::1]:{port}", "localhost"])
 def test_our_own_hosts_are_served(service: Service, host: str) -> None:
     assert service.client.get("/history", headers={"Host": host.format(port=service.port)}).status_code == 200
