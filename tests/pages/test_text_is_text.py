@@ -78,4 +78,5 @@ def test_markdown_becomes_elements(chat: Chat, upstream: Upstream) -> None:
 def test_right_to_left_text_runs_its_own_way(chat: Chat, upstream: Upstream) -> None:
     chat.send(upstream.script(answer("שלום עולם\n\nand English")).prompt).ended()
     direction = "element => getComputedStyle(element).direction"
+    expect(chat.answer.locator("p")).to_have_count(2)
     assert [p.evaluate(direction) for p in chat.answer.locator("p").all()] == ["rtl", "ltr"]
