@@ -10,7 +10,7 @@ from markupsafe import Markup
 from .ask import ask, find
 from .differences import differences
 from .gate import received_body
-from .models import Completion, Conversation, db
+from .models import Completion
 from .reproduce import same_call
 from .schemas import KeySchema, PromptSchema
 from .visible import visible
@@ -23,8 +23,7 @@ def compare(completion_id: int, other_id: int) -> str:
     pair = [find(Completion, completion_id), find(Completion, other_id)]
     found = differences(pair[0].text, pair[1].text)
     shown = [marked(side, tag) for side, tag in zip(found.sides, ("del", "ins"), strict=True)]
-    lacking = [one.id for one in pair if db.session.get_one(Conversation, one.conversation_id).lacks_turns(one)]
-    return render_template("compare.html", pair=pair, shown=shown, unit=found.unit, lacking=lacking)
+    return render_template("compare.html", pair=pair, shown=shown, unit=found.unit)
 
 
 def marked(pieces: list[tuple[str, bool]], tag: str) -> Markup:
@@ -39,7 +38,7 @@ def again(completion_id: int) -> Any:
     received_body()
     key = KeySchema().load({"Idempotency-Key": request.form["idempotency_key"]} if "idempotency_key" in request.form else {})
     completion = find(Completion, completion_id)
-    body = same_call(completion, Completion.of_conversation(completion.conversation_id), is_whole=True)
+    body = same_call(completion, Completion.of_conversation(completion.conversation_id))
     body.pop("prompt", None)
     if body["model"] not in current_app.config["LLMSTREAM_MODELS"]:
         del body["model"]  # the default answers instead

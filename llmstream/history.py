@@ -14,7 +14,7 @@ from .ask import find
 from .errors import prefers_html, vary_by_accept
 from .filters import Filter, Page
 from .judgements import RECENT, Review, SavedView, Tag, judging, most_frequent
-from .models import Completion, Conversation, db, now, turns
+from .models import Completion, now, turns
 from .reproduce import as_curl, as_program, same_call
 from .schemas import CompletionSchema, PageSchema, ViewSchema
 from .search import behind
@@ -78,15 +78,13 @@ def detail(completion_id: int) -> Any:
     conversation = Completion.of_conversation(completion.conversation_id)
     if not prefers_html():
         return CompletionSchema().dump(completion) | {"conversation": [other.id for other in conversation]}
-    lacks_turns = db.session.get_one(Conversation, completion.conversation_id).lacks_turns(completion)
     parts = {
         "completion": completion,
         "is_own": is_own(completion),
         "conversation": conversation,
         "turns": turns(conversation),
         "aside": Completion.asked_aside(completion, only()),
-        "call": same_call(completion, conversation, not lacks_turns),
-        "lacks_turns": lacks_turns,
+        "call": same_call(completion, conversation),
         "is_offered": completion.request_model in current_app.config["LLMSTREAM_MODELS"],
         "timeline": Timeline.of(completion),
         "query": chosen.query(),

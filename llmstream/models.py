@@ -59,13 +59,8 @@ class Conversation(db.Model):  # type: ignore[name-defined]
     id: Mapped[int] = primary_key()
     owner: Mapped[str] = mapped_column(Text, index=True)
     title: Mapped[str] = mapped_column(Text)  # the beginning of its oldest prompt
-    deleted_from: Mapped[int | None] = mapped_column(BigInteger)  # the first of its turns that was deleted, if one was
     created_at: Mapped[datetime] = moment(default=now)
     __table_args__ = (KEEP_IDS,)
-
-    def lacks_turns(self, completion: Completion) -> bool:
-        """Whether something before it was deleted, so that nobody knows any more what it was sent with."""
-        return not completion.messages and self.deleted_from is not None and self.deleted_from < completion.place
 
     @classmethod
     def recent(cls, limit: int) -> Sequence[Conversation]:
@@ -113,6 +108,7 @@ class Completion(db.Model):  # type: ignore[name-defined]
     stop_requested: Mapped[bool] = mapped_column(default=False)
     regenerated_from: Mapped[int | None] = reference("completions.id", "SET NULL", index=True)
     turn: Mapped[int | None] = mapped_column(BigInteger)  # of a regeneration: the first answer to its prompt, deleted or not
+    lacks_turns: Mapped[bool] = mapped_column(default=False)  # what it was sent with was deleted since
     idempotency_key: Mapped[str] = mapped_column(Text)
     body_hash: Mapped[str] = mapped_column(Text)
     reviewing_by: Mapped[str | None] = mapped_column(Text)

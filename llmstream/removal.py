@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 import gevent
-from sqlalchemy import Connection, case, delete, exists, func, select, text, update
+from sqlalchemy import Connection, delete, exists, func, select, text, update
 
 from .extensions import db, is_passing, transact
 from .filters import Filter
@@ -22,6 +22,7 @@ from .models import Completion, Conversation, title_of
 from .schemas import BIGGEST_ID
 
 completions, conversations = Completion.__table__, Conversation.__table__
+place = func.coalesce(completions.c.turn, completions.c.id)  # Completion.place
 LOCK_S, PAUSE_S = 0.012, 0.005  # how long the write lock is held at a time, and how long at least it is left
 FIRST, MOST = 10, 200  # rows of a transaction
 TRIES, TRY_S = 20, 0.5  # a database that takes no writes
@@ -94,7 +95,6 @@ def remove(ids: list[int]) -> Iterator[int]:
 
 def erase(connection: Connection, ids: list[int]) -> int:
     ended = completions.c.id.in_(ids), completions.c.status != "in_progress"
-    place = func.coalesce(completions.c.turn, completions.c.id)
     gone = connection.execute(delete(completions).where(*ended).returning(completions.c.conversation_id, place)).all()
     talks = {talk for talk, _ in gone}
     # PostgreSQL: a prompt that is being stored in one of these holds it, and must be seen below
@@ -106,11 +106,14 @@ def erase(connection: Connection, ids: list[int]) -> int:
 
 
 def note_gaps(connection: Connection, first: dict[int, int]) -> None:
-    """What is left of a conversation knows from which turn on something is missing; its title is of a prompt that is there."""
-    oldest = select(func.min(completions.c.id)).where(completions.c.conversation_id.in_(first))
-    left = select(completions.c.conversation_id, func.substr(completions.c.prompt, 1, 500))
-    ids = oldest.group_by(completions.c.conversation_id)
-    for talk, prompt in connection.execute(left.where(completions.c.id.in_(ids))).all():
-        known, new = conversations.c.deleted_from, first[talk]
-        values = {"title": title_of(prompt), "deleted_from": case((known < new, known), else_=new)}
-        connection.execute(update(conversations).where(conversations.c.id == talk).values(values))
+    """Of conversations that go on: what was sent with a turn that is gone now says so; the title is of a prompt that is there.
+
+    :param first: by conversation, the place of the first turn that something was deleted of
+    """
+    talk = completions.c.conversation_id
+    oldest = select(func.min(completions.c.id)).where(talk.in_(first)).group_by(talk)
+    left = select(talk, func.substr(completions.c.prompt, 1, 500)).where(completions.c.id.in_(oldest))
+    for one, prompt in connection.execute(left).all():
+        connection.execute(update(conversations).where(conversations.c.id == one).values(title=title_of(prompt)))
+        later = talk == one, place > first[one], completions.c.messages.is_(None)
+        connection.execute(update(completions).where(*later).values(lacks_turns=True))

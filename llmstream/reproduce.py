@@ -13,14 +13,14 @@ KEY = "API_KEY"  # the variable of one's shell that holds it
 LONGEST_WORD = 100_000  # bytes; Linux takes 128 KiB in one word of a command
 
 
-def same_call(completion: Completion, conversation: Sequence[Completion], is_whole: bool) -> dict[str, Any]:
+def same_call(completion: Completion, conversation: Sequence[Completion]) -> dict[str, Any]:
     """The body that asks the same once more.
 
-    A first prompt can be asked anywhere, if the conversation is whole. A later one depends on the turns before it, so only
+    A first prompt can be asked anywhere. A later one depends on the turns before it, deleted ones too, so only
     `regenerate` has the same context: `conversation_id` would send this very answer along. All that the conversation might have
     changed since is named.
     """
-    is_first = is_whole and completion in turns(conversation)[0] and not completion.messages
+    is_first = completion in turns(conversation)[0] and not (completion.messages or completion.lacks_turns)
     body: dict[str, Any] = {"prompt": completion.prompt} if is_first else {"regenerate": completion.id}
     body["model"] = completion.request_model
     if completion.system or (not is_first and conversation[-1].system):

@@ -176,6 +176,10 @@ def test_a_conversation_that_goes_on_keeps_nothing_of_the_deleted_turn(client: C
         assert "xyzzy" not in client.page(path).text, path
     page = client.page(f"/history/{second}").text
     assert "Earlier turns of its conversation were deleted" in page and "first prompt of its conversation" not in page
+    again = client.call("POST", f"/history/{second}/again", allow_redirects=False).headers["Location"]
+    assert f"Earlier turns of completion {second} were deleted" in client.page(again).text
+    later = ask(client, upstream, conversation_id=first.conversation_id)
+    assert "were deleted" not in client.page(f"/history/{later}").text, "it was asked after just what is there"
 
 
 def test_a_regeneration_stays_in_the_place_of_a_deleted_original(client: Client, upstream: Upstream) -> None:

@@ -311,6 +311,7 @@ def test_an_admin_cannot_shut_himself_out_by_accident(team: Team) -> None:
     [
         {"name": ""},
         {"name": " x"},
+        {"name": "local"},
         {"name": "Local"},
         {"name": "command line"},
         {"name": "ada\u3164"},

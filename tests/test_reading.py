@@ -176,12 +176,13 @@ def test_a_later_prompt_is_reproduced_by_regenerating_it() -> None:
         return Completion(id=number, prompt=f"prompt {number}", request_model="m", parameters=parameters, **more)
     first, second, again = of(1), of(2, system="Be brief."), of(3, regenerated_from=1, turn=1)
     talk = [first, second, again]
-    assert same_call(first, talk, True) == {"prompt": "prompt 1", "model": "m", "temperature": 0}
-    assert same_call(again, talk, True)["prompt"] == "prompt 3"
-    assert same_call(second, talk, True) == {"regenerate": 2, "model": "m", "system": "Be brief.", "temperature": 0}
-    assert same_call(first, talk, False)["regenerate"] == 1, "something before it was deleted"
+    assert same_call(first, talk) == {"prompt": "prompt 1", "model": "m", "temperature": 0}
+    assert same_call(again, talk)["prompt"] == "prompt 3"
+    assert same_call(second, talk) == {"regenerate": 2, "model": "m", "system": "Be brief.", "temperature": 0}
+    left = of(5, lacks_turns=True)
+    assert same_call(left, [left])["regenerate"] == 5, "what came before it was deleted"
     third = of(4)
-    assert same_call(third, [first, third, second], True) == {"regenerate": 4, "model": "m", "system": "", "temperature": 0}
+    assert same_call(third, [first, third, second]) == {"regenerate": 4, "model": "m", "system": "", "temperature": 0}
 
 
 def test_what_a_model_said_that_is_no_longer_offered_is_run_again_with_the_usual_one(
