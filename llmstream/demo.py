@@ -54,21 +54,22 @@ def command(context: click.Context, count: int, days: int, seed: int, add: bool)
     made = store(db.engine, Writer(seed, begin, now()), count)
     sums = ", ".join(f"{len(rows):,} {table.__tablename__.replace('_', ' ')}" for table, rows in made.tables)
     print(f"llmstream: {sums} and {len(TEXTS['views'])} views are in the {database}.\nStart the service with `make run` and look "
-          "at /history, /review and /stats. The newest answer is as if being written: a service that runs ends it as incomplete, "
-          "since nobody writes it.")  # fmt: skip
+          "at /history, /review and /stats. The newest answer with a text is as if being written: a service that runs ends it as "
+          "incomplete, since nobody writes it.")  # fmt: skip
 
 
 def store(engine: Engine, writer: Writer, count: int) -> Numbered:
     """In short transactions, so that a service that runs meanwhile stores its own text in time."""
     rows = writer.rows(count)
-    half, half_at = rows[-1]["response"], rows[-1]["duration_ms"]  # the newest one is as if being written
-    rows[-1] |= dict.fromkeys(UNKNOWN_YET) | {"status": "in_progress", "response": "", "stop_requested": False, "judged": []}
+    writing = next((row for row in reversed(rows) if row["finish_reason"] == "stop"), rows[-1])  # the newest that has a text
+    half, half_at = writing["response"], writing["duration_ms"]
+    writing |= dict.fromkeys(UNKNOWN_YET) | {"status": "in_progress", "response": "", "stop_requested": False, "judged": []}
     with engine.begin() as connection:
         first_talk = reserve(connection, "conversations", len({row["talk"] for row in rows}))
         made = Numbered(rows, reserve(connection, "completions", count), first_talk)
         for name, query in TEXTS["views"].items():
             connection.execute(insert(SavedView).values(owner="local", name=name, query=query, created_at=writer.end))
-    chunk = {"completion_id": made.completions[-1]["id"], "start": 0, "text": half, "at_ms": half_at}
+    chunk = {"completion_id": made.completions[rows.index(writing)]["id"], "start": 0, "text": half, "at_ms": half_at}
     for table, part in [*made.tables, (Chunk, [chunk] if half else [])]:
         for at in range(0, len(part), BATCH):
             with engine.begin() as connection:
@@ -118,7 +119,6 @@ class Writer:
         words = {name: choose(values) for name, values in TEXTS["slots"].items()}
         client, model = TEXTS["clients"][self.one_of("clients")], self.one_of("models")
         same = {"talk": talk, "request_model": model, "tags": topic["tags"], "system": None, "client_name": None, **client}
-        del same["share"]
         if client["source"] == "api" and self.random.random() < 0.6:
             same["system"] = choose(TEXTS["systems"])
         followed = self.random.sample(topic["then"], self.random.choices(range(4), [55, 25, 14, 6])[0] % (len(topic["then"]) + 1))
@@ -227,7 +227,7 @@ class Numbered:
         self.conversations: dict[int, Row] = {}
         numbers = {talk: first_talk + n for n, talk in enumerate(dict.fromkeys(row["talk"] for row in rows))}
         for place, source in enumerate(rows):
-            row = {name: value for name, value in source.items() if name not in ("talk", "again", "judged", "tags")}
+            row = {name: value for name, value in source.items() if name in Completion.__table__.columns}
             row |= {"id": first + place, "conversation_id": numbers[source["talk"]], "idempotency_key": f"demo-{first + place}"}
             row["created_at"] += shift
             row["turn"] = row["regenerated_from"] = None if source["again"] is None else first + source["again"]

@@ -1,10 +1,12 @@
 """`flask --app wsgi demo`: a history in which everything occurs, that never touches what is there."""
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from llmstream import create_app
+from llmstream.demo import Writer, store
 from llmstream.endings import ENDINGS
 from llmstream.models import Completion
 from tests.service import Database
@@ -12,15 +14,15 @@ from tests.service import Database
 COUNT = 300
 
 
-def demo(database: Database, *words: str) -> Any:
+def run(database: Database, *words: str) -> Any:
     app = create_app({"DATABASE_URL": database.url, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"})
-    return app.test_cli_runner().invoke(args=["demo", *words])
+    return app.test_cli_runner().invoke(args=words)
 
 
 @pytest.fixture(scope="module")
 def history(new_database: Callable[[], Database]) -> Database:
     database = new_database()
-    ran = demo(database, "--count", str(COUNT), "--days", "20")
+    ran = run(database, "demo", "--count", str(COUNT), "--days", "20")
     assert ran.exit_code == 0 and f"{COUNT} completions" in ran.output and "/history" in ran.output, ran.output
     return database
 
@@ -42,6 +44,16 @@ def test_everything_that_can_occur_does(history: Database) -> None:
     assert history.value("SELECT max(n) FROM (SELECT count(*) AS n FROM completions GROUP BY conversation_id) AS t") > 2
 
 
+def test_the_answer_being_written_has_a_text_where_the_newest_one_has_none(new_database: Callable[[], Database]) -> None:
+    end = datetime(2026, 11, 2)
+    silent = next(seed for seed in range(1000) if not Writer(seed, end - timedelta(9), end).rows(20)[-1]["response"])
+    database = new_database()
+    assert run(database, "prepare").exit_code == 0
+    store(database.engine, Writer(silent, end - timedelta(9), end), 20)
+    (chunk,) = database.rows("SELECT completion_id, text FROM chunks")
+    assert chunk["text"] and database.completion(chunk["completion_id"])["status"] == "in_progress"
+
+
 def test_its_rows_hold_together(history: Database) -> None:
     from sqlalchemy import select
     with history.engine.connect() as connection:
@@ -59,9 +71,9 @@ def test_its_rows_hold_together(history: Database) -> None:
 
 def test_what_is_there_is_not_touched(history: Database) -> None:
     before = history.rows("SELECT id, prompt, response, status FROM completions ORDER BY id")
-    refused = demo(history)
+    refused = run(history, "demo")
     assert refused.exit_code == 1 and "Nothing was changed" in refused.output
-    added = demo(history, "--add", "--count", "25")
+    added = run(history, "demo", "--add", "--count", "25")
     assert added.exit_code == 0, added.output
     after = history.rows("SELECT id, prompt, response, status FROM completions ORDER BY id")
     assert after[:COUNT] == before and len(after) == COUNT + 25
