@@ -14,7 +14,7 @@ from tests.service import Database
 COUNT = 300
 
 
-def run(database: Database, *words: str) -> Any:
+def flask_command(database: Database, *words: str) -> Any:
     app = create_app({"DATABASE_URL": database.url, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"})
     return app.test_cli_runner().invoke(args=words)
 
@@ -22,7 +22,7 @@ def run(database: Database, *words: str) -> Any:
 @pytest.fixture(scope="module")
 def history(new_database: Callable[[], Database]) -> Database:
     database = new_database()
-    ran = run(database, "demo", "--count", str(COUNT), "--days", "20")
+    ran = flask_command(database, "demo", "--count", str(COUNT), "--days", "20")
     assert ran.exit_code == 0 and f"{COUNT} completions" in ran.output and "/history" in ran.output, ran.output
     return database
 
@@ -48,7 +48,7 @@ def test_the_answer_being_written_has_a_text_where_the_newest_one_has_none(new_d
     end = datetime(2026, 11, 2)
     silent = next(seed for seed in range(1000) if not Writer(seed, end - timedelta(9), end).rows(20)[-1]["response"])
     database = new_database()
-    assert run(database, "prepare").exit_code == 0
+    assert flask_command(database, "prepare").exit_code == 0
     store(database.engine, Writer(silent, end - timedelta(9), end), 20)
     (chunk,) = database.rows("SELECT completion_id, text FROM chunks")
     assert chunk["text"] and database.completion(chunk["completion_id"])["status"] == "in_progress"
@@ -71,9 +71,9 @@ def test_its_rows_hold_together(history: Database) -> None:
 
 def test_what_is_there_is_not_touched(history: Database) -> None:
     before = history.rows("SELECT id, prompt, response, status FROM completions ORDER BY id")
-    refused = run(history, "demo")
+    refused = flask_command(history, "demo")
     assert refused.exit_code == 1 and "Nothing was changed" in refused.output
-    added = run(history, "demo", "--add", "--count", "25")
+    added = flask_command(history, "demo", "--add", "--count", "25")
     assert added.exit_code == 0, added.output
     after = history.rows("SELECT id, prompt, response, status FROM completions ORDER BY id")
     assert after[:COUNT] == before and len(after) == COUNT + 25

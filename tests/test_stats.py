@@ -12,7 +12,7 @@ from tests.conftest import Launch
 from tests.exchange import Gate
 from tests.service import Database, Service
 from tests.steps import delta, done, finish, wait_for
-from tests.test_demo import demo
+from tests.test_demo import flask_command
 from tests.upstream import Upstream
 
 ENDED = ("completed", "cancelled", "incomplete", "failed")
@@ -23,7 +23,7 @@ EVE, MIDNIGHT = "2026-01-31 23:59:59.999", "2026-02-01 00:00:00.000"
 def numbers(new_database: Callable[[], Database], launch: Launch) -> Iterator[Service]:
     """A service with a few hundred answers of the last 20 days, and two from around a midnight in winter."""
     database = new_database()
-    assert demo(database, "--count", "400", "--days", "20").exit_code == 0
+    assert flask_command(database, "demo", "--count", "400", "--days", "20").exit_code == 0
     database.execute("UPDATE completions SET status = 'cancelled' WHERE status = 'in_progress'")
     first = database.value("SELECT min(id) FROM completions")
     for place, at in enumerate((EVE, MIDNIGHT)):

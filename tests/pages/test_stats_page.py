@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import Launch
 from tests.pages.chat import SQLITE, expect
 from tests.service import Database, Service
-from tests.test_demo import demo
+from tests.test_demo import flask_command
 
 pytestmark = pytest.mark.parametrize(*SQLITE, indirect=True)
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.parametrize(*SQLITE, indirect=True)
 @pytest.fixture(scope="module")
 def numbers(new_database: Callable[[], Database], launch: Launch) -> Iterator[Service]:
     database = new_database()
-    assert demo(database, "--count", "150", "--days", "10").exit_code == 0
+    assert flask_command(database, "demo", "--count", "150", "--days", "10").exit_code == 0
     database.execute("UPDATE completions SET status = 'cancelled' WHERE status = 'in_progress'")
     service = launch(database, WEB_CONCURRENCY=1)
     yield service
