@@ -24,6 +24,7 @@ WORD = re.compile(f"[{_alone}]|[{_emoji}]|[^\\W_{_alone}{_emoji}]+")
 ALONE = re.compile(f"[{_alone}{_emoji}]")
 GAP = re.compile(r"\s")
 ACCENTS = re.compile("[\u0300-\u036f]+")
+MANY_MARKS = re.compile(r"(?:(?![\0-\u02ff])\W){32,}")
 TERM = re.compile(r'"([^"]*)"?(\*?)|([^\s"]+)')
 
 
@@ -38,7 +39,12 @@ def fold(text: str) -> str:
     """Without case, accents and forms of the same letter: `Straße` and `STRASSE` are one."""
     if text.isascii():
         return text.lower()
+    text = MANY_MARKS.sub(unmarked, text)  # normalize() takes the square of the time for a run of marks
     return unicodedata.normalize("NFC", ACCENTS.sub("", unicodedata.normalize("NFKD", text))).casefold()
+
+
+def unmarked(run: re.Match[str]) -> str:
+    return "".join(character for character in run[0] if not unicodedata.combining(character))
 
 
 def words(text: str) -> list[str]:
@@ -98,7 +104,7 @@ def _pattern(term: Term) -> str:
     parts = [word if ALONE.match(word) else f"{word}(?<!{inner}{word})(?!{inner})" for word in term.words]
     if term.prefix:
         parts[-1] = parts[-1].removesuffix(f"(?!{inner})")
-    return "[\\W_]*".join(parts)
+    return f"(?:[^\\w{_alone}{_emoji}]|_)*".join(parts)  # no word is a gap: it would be tried as both, again and again
 
 
 def _spans(text: str, terms: list[Term]) -> Iterator[tuple[int, int]]:

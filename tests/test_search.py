@@ -130,7 +130,11 @@ def test_a_search_goes_with_other_filters(client: Client, ids: dict[str, int]) -
 
 @pytest.mark.alone
 def test_a_long_answer_is_marked_at_once() -> None:
-    for text in ("ab " * 300_000, "x" * 300_000, "é" * 300_000, "- " * 300_000):
+    marks = "hit " + "\u0301" * 25_000 + "\u0316" * 25_000
+    for text in ("ab " * 300_000, "x" * 300_000, "é" * 300_000, "- " * 300_000, "\U0001f600" * 300_000, marks):
         started = time.monotonic()
         mark(text, '"ab abc" x* "ab ab ab ac" "x y"')
         assert time.monotonic() - started < 0.25
+    started = time.monotonic()
+    assert "<mark>" in mark("\U0001f600" * 80 + "y" + "\U0001f600" * 40 + "x", "\U0001f600" * 40 + "x")
+    assert time.monotonic() - started < 0.25
