@@ -27,6 +27,7 @@ from .storage import Taken
 from .transcript import Transcript
 
 STOP_WAIT_S = 1.0
+MOST_ANSWERS, MOST_CHARACTERS = 1000, 8_000_000  # of a conversation, which is read as a whole for each prompt and page of it
 
 
 class Asked(NamedTuple):
@@ -57,7 +58,10 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
     """Store the prompt and start its answer. Aborts with 404, 409, 422 or 503."""
     body_hash = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     if key and (earlier := Completion.by_key(actor().name, key)):
-        return repeat(earlier.id, earlier.body_hash, body_hash)
+        if earlier.error_type != "not_started":
+            return repeat(earlier.id, earlier.body_hash, body_hash)
+        earlier.idempotency_key = secrets.token_urlsafe(16)  # its commit came too late and the model was not asked: now it is
+        db.session.commit()
     try:
         row, messages = prepare(fields)
     except Conflict:
@@ -120,6 +124,7 @@ def stop_answer(completion_id: int) -> Completion:
     generation().stop(completion_id)
     give_up = time.monotonic() + STOP_WAIT_S
     while (completion := refreshed(completion_id)).status == "in_progress" and time.monotonic() < give_up:
+        db.session.rollback()  # no connection is held meanwhile
         gevent.sleep(0.05)
     return completion
 
@@ -141,6 +146,8 @@ def prepare(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]
     if is_aside and not again:
         abort(403, f"Conversation {continued} is somebody else's: read it, but begin one of your own to ask.")
     past = list(Completion.of_conversation(continued)) if continued else []
+    if not is_aside and (len(past) >= MOST_ANSWERS or sum(len(one.prompt) + len(one.response) for one in past) > MOST_CHARACTERS):
+        raise Unprocessable({"conversation_id": ["This conversation is full. All of it is kept; begin a new one to go on."]})
     if not is_aside and any(completion.status == "in_progress" for completion in past):
         raise conversation_busy()
     usual = again.request_model if again and again.request_model in config["LLMSTREAM_MODELS"] else config["LLMSTREAM_MODEL"]

@@ -238,11 +238,11 @@ def _take_lock(connection: Connection) -> None:
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same write may succeed later: the database is locked, full, away or slow, and not at odds with the data."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
+    state = str(getattr(getattr(error, "orig", None), "sqlstate", ""))[:2]
+    if isinstance(error, DBAPIError) and (error.connection_invalidated or state == "25"):  # 25: PostgreSQL only reads, for now
         return True
-    if str(getattr(getattr(error, "orig", None), "sqlstate", "")).startswith("54"):
-        return False  # "program limit exceeded": PostgreSQL will never take this row, though it counts as operational
-    return isinstance(error, OperationalError | InterfaceError | PoolTimeout | TimeoutError | OSError)
+    is_operational = isinstance(error, OperationalError | InterfaceError | PoolTimeout | TimeoutError | OSError)
+    return is_operational and state != "54"  # "program limit exceeded": PostgreSQL will never take this row
 
 
 def first_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from .transcript import Lost, Transcript
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
-MOST_COPIES = 500  # followed in one statement: SQLite takes conditions no deeper than 1,000
+MOST_COPIES = 50  # followed in one statement: a longer one takes the hub some 50 ms to build
 LINGER_FROM, LINGER_EACH_S, LINGER_MOST_S = 20, 0.0005, 0.1  # streams of this worker; seconds for each beyond; seconds
 completions = Completion.__table__
 chunks = Chunk.__table__
@@ -96,6 +96,8 @@ class Generation:
             if error.error_type != "context_length_exceeded" or transcript.text or len(fewer) == len(messages):
                 raise
             transcript.dropped_turns += (len(messages) - len(fewer)) // 2
+            if transcript.row.get("messages"):
+                transcript.row["messages"] = fewer
             return self._carry_once(transcript, fewer, parameters)
 
     def _carry_once(self, transcript: Transcript, messages: list[dict[str, str]], parameters: dict[str, Any]) -> Ending:
@@ -131,17 +133,18 @@ class Generation:
     def drain(self, seconds: float) -> None:
         """Let answers finish for so long; end the rest as `incomplete`, and wait until that is stored.
 
-        gunicorn goes on accepting for a second after it was told to stop, so new prompts are refused only after two.
+        gunicorn goes on accepting for a second after it was told to stop, and a connection that is kept open may send for two
+        more; so new prompts are refused only after three.
         """
         started = time.monotonic()
-        gevent.sleep(min(seconds, 2))
-        while self.recorder.live and time.monotonic() - started < seconds:
+        gevent.sleep(min(seconds, 3))
+        while self.recorder.has_answers and time.monotonic() - started < seconds:
             gevent.sleep(0.05)
         self._closed = True
-        for completion_id in list(self.recorder.live):
-            self.stop(completion_id, "shutdown")
         with gevent.Timeout(3, False):  # type: ignore[arg-type]
             while self.recorder.has_work:
+                for completion_id in list(self.recorder.live):  # a begin that was under way may have landed
+                    self.stop(completion_id, "shutdown")
                 gevent.sleep(0.02)
         self.heartbeat.stop()
 

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 BEAT_S = 1.0
 BEAT_LIMIT_S = 2.0  # a connection that hangs is given up in time to beat again by another
 GONE_AFTER = 6  # readings
+PART = 20  # rows ended in one transaction: what is done stays done, however slow the database is
 SWEEP_AFTER_S = 10  # a begin that nobody waits for any more has either landed by then or never will
 
 completions = Completion.__table__
@@ -37,6 +38,7 @@ class Heartbeat:
         self.engine = engine
         self.recorder = recorder
         self._seen: dict[Identity, tuple[int, int]] = {}  # a worker: its beat, and in how many readings it was the same
+        self._connection: Connection | None = None  # kept: in a queue for one, requests would be served first
         self._greenlet: gevent.Greenlet | None = None
         self._stopped = False
 
@@ -55,14 +57,19 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Raise our beat, read the others', end the rows of those that are gone."""
-        with self.engine.connect() as connection:
-            others = transact(connection, self._raise_and_read)
-            gone = self._observe(others)
-            orphans = transact(connection, lambda c: self._bury(c, gone))
-        for worker in gone:
-            log.warning("worker %s is gone", worker[0])
-        if orphans:
-            log.warning("%d answers were left behind by workers that are gone", orphans)
+        self._connection = self._connection or self.engine.connect()
+        try:
+            gone = self._observe(transact(self._connection, self._raise_and_read))
+            ended = transact(self._connection, lambda c: self._bury(c, gone))
+            for worker in gone:
+                log.warning("worker %s is gone", worker[0])
+            while ended:
+                log.warning("ended what workers left behind that are gone: answers %d", ended)
+                ended = transact(self._connection, end_orphans) if ended == PART else 0
+        except BaseException:
+            self._connection.close()
+            self._connection = None
+            raise
 
     def _raise_and_read(self, connection: Connection) -> dict[Identity, int]:
         be_known(connection, self.recorder.me)  # at first, and again where we were given up for dead
@@ -80,16 +87,11 @@ class Heartbeat:
         return {worker: beat for worker, (beat, still) in seen.items() if still >= GONE_AFTER}
 
     def _bury(self, connection: Connection, gone: dict[Identity, int]) -> int:
-        """Strike out workers that still have not moved, and end every row whose worker is not there. How many rows ended."""
+        """Strike out workers that still have not moved, and begin to end the rows whose worker is not there. How many ended."""
         for worker, beat in gone.items():
             connection.execute(delete(workers).where(_is(worker), workers.c.beat == beat))
-        its_worker = (workers.c.id == completions.c.worker_id) & (workers.c.epoch == completions.c.epoch)
-        left = (completions.c.status == "in_progress") & ~exists().where(its_worker)
-        orphans = connection.scalars(select(completions.c.id).where(left).with_for_update()).all()
-        for completion_id in orphans:
-            end_orphan(connection, completion_id)
         self._sweep(connection)
-        return len(orphans)
+        return end_orphans(connection)
 
     def _sweep(self, connection: Connection) -> None:
         """Our rows that we do not know: begins that were given up and landed all the same."""
@@ -117,11 +119,23 @@ def _is(worker: Identity) -> ColumnElement[bool]:
     return (workers.c.id == worker[0]) & (workers.c.epoch == worker[1])
 
 
+def end_orphans(connection: Connection) -> int:
+    """End up to PART rows whose worker is not there. How many; those that another worker is just ending are left to it."""
+    its_worker = (workers.c.id == completions.c.worker_id) & (workers.c.epoch == completions.c.epoch)
+    left = (completions.c.status == "in_progress") & ~exists().where(its_worker)
+    orphans = connection.scalars(select(completions.c.id).where(left).limit(PART).with_for_update(skip_locked=True)).all()
+    for completion_id in orphans:
+        end_orphan(connection, completion_id)
+    return len(orphans)
+
+
 def end_orphan(connection: Connection, completion_id: int, error_type: str = "worker_lost") -> None:
     """End a row that nobody writes any more with the text and the times that its chunks hold."""
     query = select(chunks.c.text, chunks.c.at_ms).where(chunks.c.completion_id == completion_id)
     pieces = connection.execute(query.order_by(chunks.c.start)).all()
     text = "".join(piece.text for piece in pieces)
+    if pieces and error_type == "not_started":
+        error_type = "storage_rejected"  # the model was asked; only the ending could not be stored
     kept = f"{len(text):,} characters were kept." if text else "No text had been stored."
     row = {**broken(error_type, kept if error_type == "worker_lost" else "")._asdict(), "response": text}
     if pieces:

@@ -149,9 +149,10 @@ def read(response: requests.Response, upstream: Upstream, patience: Patience) ->
         if delta:
             patience.renew(delta.finish_reason is not None)
             yield delta
+            patience.renew(False)  # whoever took it may have waited for the database meanwhile
             if delta.done:
                 return
-        if error:
+        if error and not patience.finished:
             raise error
 
 
@@ -187,7 +188,7 @@ def merge(events: list[Event], upstream: Upstream) -> tuple[Delta | None, Provid
         for choice in chunk.get("choices") or []:
             if choice.get("index"):
                 continue  # we asked for one answer
-            found["finish_reason"] = choice.get("finish_reason") or found.get("finish_reason")
+            found["finish_reason"] = clean(choice.get("finish_reason") or "")[:200] or found.get("finish_reason")
             text.append(clean((choice.get("delta") or {}).get("content") or ""))
         if usage := chunk.get("usage"):
             found |= {"input_tokens": usage.get("prompt_tokens"), "output_tokens": usage.get("completion_tokens")}

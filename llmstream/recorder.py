@@ -56,12 +56,17 @@ class Recorder:
         self._beginning[transcript] = done
         self._wake()
         try:
-            stored = done.wait(BEGIN_S)
+            done.wait(BEGIN_S)
+        except BaseException:  # whoever asked is gone
+            if transcript.id is not None:
+                self.finish(transcript, broken("not_started"))
+            raise
         finally:
             self._beginning.pop(transcript, None)  # withdrawn, where it is not yet stored
-        if error := self._refused.pop(transcript, None):
+            error = self._refused.pop(transcript, None)
+        if error:
             raise error
-        if not stored:
+        if not done.is_set():  # not what wait() returns: on a busy hub the time can be up first, though the event is set
             raise NotStored
         return transcript
 
@@ -89,8 +94,12 @@ class Recorder:
         self._work.set()
 
     @property
+    def has_answers(self) -> bool:
+        return bool(self._beginning or self.live)
+
+    @property
     def has_work(self) -> bool:
-        return bool(self._beginning or self.live or self._notes)
+        return self.has_answers or bool(self._notes)
 
     def _wake(self) -> None:
         self._urgent.set()

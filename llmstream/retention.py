@@ -19,7 +19,7 @@ from .removal import going, remove_all
 from .schemas import rfc3339
 
 log = logging.getLogger(__name__)
-RETAIN_S = 3600.0
+RETAIN_S, LOOK_S = 3600.0, 60.0
 
 
 def older_than(days: int) -> Filter:
@@ -39,15 +39,17 @@ class Retention:
 
     def _run(self, days: int) -> None:
         me = self.app.extensions["generation"].recorder.me
+        wait = 2.0  # by then it is known who is there; but for workers of before, where they were killed
         while True:
-            gevent.sleep(2)  # by now it is known who is there
+            gevent.sleep(wait)
+            wait = LOOK_S
             try:
                 with self.app.app_context():
                     if Worker.is_first(db.session.connection(), me):
+                        wait = RETAIN_S
                         retain(days)
             except Exception as error:  # nothing may end this greenlet
                 log.warning("the retention could not be applied: %s", first_line(error), exc_info=not is_passing(error))
-            gevent.sleep(RETAIN_S)
 
 
 def retain(days: int) -> int:

@@ -1,4 +1,5 @@
-"""The one transaction that makes rows equal transcripts. Each step may be repeated; each but the first is guarded.
+"""The one transaction that makes rows equal transcripts. Each step may be repeated. Text and endings are guarded; notes
+of a delivery are not, since they change nothing of the answer.
 
 Runs in a native thread on SQLite, so it reads snapshots (`Write`) and changes nothing else.
 """
@@ -155,6 +156,7 @@ def _final(transcript: Transcript, response: str, ending: Ending) -> dict[str, A
         **ending._asdict(),
         "response": response,
         "response_model": transcript.response_model,
+        "messages": transcript.row.get("messages"),  # fewer than at the beginning, where the model could not take them all
         "dropped_turns": transcript.dropped_turns,
         "time_to_first_token_ms": transcript.first_token_ms,
         "duration_ms": transcript.duration_ms,

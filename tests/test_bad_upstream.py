@@ -77,6 +77,8 @@ ODD: dict[str, tuple[list[Any], str]] = {
     "cut after [DONE]": ([delta("a"), done(), close()], "a"),
     "text after [DONE]": ([delta("a"), finish(), done(), delta("b")], "a"),
     "unknown fields": ([chunk({"content": "a", "tool_calls": [], "refusal": None}, system_fingerprint="x"), done()], "a"),
+    "counts that are none after finish_reason": ([delta("a"), finish(), event('{"usage": {"prompt_tokens": 5.5}}'), done()], "a"),
+    "an error after finish_reason": ([delta("a"), finish(), event('{"error": {"message": "late"}}'), close()], "a"),
     "a second choice": ([delta("a"), event('{"choices":[{"index":1,"delta":{"content":"other"}}]}'), finish(), done()], "a"),
     "line separators of Unicode": ([delta("a\u2028b\u2029c\x85d"), finish(), done()], "a\u2028b\u2029c\x85d"),
     "a lone surrogate": ([raw(SURROGATE), finish(), done()], "lone \ufffd!"),
@@ -89,6 +91,13 @@ ODD: dict[str, tuple[list[Any], str]] = {
 def test_what_is_odd_is_understood(client: Client, upstream: Upstream, case: str) -> None:
     steps, text = ODD[case]
     assert_ends(client, upstream.script(*steps), None, text)
+
+
+def test_a_finish_reason_that_no_database_takes_is_kept_as_far_as_it_can_be(client: Client, upstream: Upstream) -> None:
+    odd = event('{"choices": [{"index": 0, "delta": {}, "finish_reason": "st\\u0000op\\ud800' + "x" * 300 + '"}]}')
+    stream = client.stream_text(upstream.script(delta("a"), odd, done()).prompt)
+    assert stream.text() == "a"
+    assert client.history(stream.completion_id)["finish_reason"] == ("st\ufffdop\ufffd" + "x" * 300)[:200]
 
 
 INVALID: dict[str, tuple[list[Any], str]] = {

@@ -97,6 +97,16 @@ def test_a_prompt_that_never_fits_fails_as_documented(client: Client, upstream: 
     assert len(again.calls) == 2, "one retry, not more"
 
 
+def test_a_conversation_that_is_full_is_kept_and_goes_no_further(
+        client: Client, database: Database, upstream: Upstream) -> None:
+    first = turn(client, upstream.script(*answer("one")))
+    conversation_id = client.history(first)["conversation_id"]
+    database.execute("UPDATE completions SET response = :long WHERE id = :id", id=first, long="x" * 8_000_001)
+    assert "full" in str(is_problem(client.ask("more", conversation_id=conversation_id), 422)["errors"])
+    assert "full" in str(is_problem(client.call("POST", "/stream", json={"regenerate": first}), 422)["errors"])
+    database.execute("DELETE FROM completions WHERE id = :id", id=first)
+
+
 def test_only_one_answer_at_a_time_is_written_in_a_conversation(
         service: Service, twin: Service, database: Database, upstream: Upstream) -> None:
     gate = Gate()

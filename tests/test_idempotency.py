@@ -85,6 +85,19 @@ def test_what_failed_before_its_first_text_fails_again_in_the_same_way(
     assert len(script.calls) == 1
 
 
+def test_a_prompt_that_was_stored_too_late_to_be_asked_is_asked_by_a_retry(
+        client: Client, database: Database, upstream: Upstream, key: dict[str, str]) -> None:
+    script = upstream.script(*answer("now"))
+    late = client.stream_text(script.prompt, headers=key)
+    late.text()
+    database.execute("UPDATE completions SET status = 'failed', error_type = 'not_started', response = '' WHERE id = :id",
+                     id=late.completion_id)
+    again = client.stream_text(script.prompt, headers=key)
+    assert again.text() == "now" and again.completion_id != late.completion_id
+    assert client.stream_text(script.prompt, headers=key).completion_id == again.completion_id
+    assert len(script.calls) == 2
+
+
 def test_what_failed_midway_is_cut_at_the_same_byte(client: Client, upstream: Upstream, key: dict[str, str]) -> None:
     script = upstream.script(delta("this far"), close()).then(*answer("never"))
     for _ in range(2):

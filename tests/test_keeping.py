@@ -194,6 +194,32 @@ def test_text_that_cannot_be_stored_is_held_back_after_a_while_and_then_comes_wh
 
 
 @pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+def test_a_database_that_only_reads_for_a_moment_ends_no_answer(start: Launch, upstream: Upstream) -> None:
+    """As while another PostgreSQL takes over: writes are refused, but not because of what they hold."""
+    service = start(WEB_CONCURRENCY=1)
+    assert service.database
+    database, gate = service.database, Gate()
+    stream = service.client.stream_text(upstream.script(*held(gate, "before ", "after")).prompt)
+    stream.read_until("before")
+    let_write(database, reads_only=True)
+    gate.open()
+    assert service.client.ask("meanwhile").status_code == 503
+    let_write(database, reads_only=False)
+    assert stream.text() == "before after"
+    row = service.client.history(stream.completion_id)
+    assert (row["status"], row["response"]) == ("completed", "before after")
+
+
+def let_write(database: Database, reads_only: bool) -> None:
+    """For all connections that there are and will be."""
+    name = database.value("SELECT current_database()")
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("SET default_transaction_read_only = off")
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = {'on' if reads_only else 'off'}")
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'llmstream'")
+
+
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
 def test_a_worker_that_stands_still_amid_its_statements_keeps_no_row_from_others(new_database: Callable[[], Database]) -> None:
     """PostgreSQL's timeout for idle transactions does not count while it waits for the rest of a pipeline."""
     url = new_database().url.replace("postgresql:", "postgresql+psycopg:")

@@ -7,13 +7,14 @@ from typing import Any
 import gevent
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from llmstream import accounts, extensions, judgements
 from llmstream.config import load
 from llmstream.endings import completed
 from llmstream.extensions import db, engine_options, transact
 from llmstream.generation import Generation
-from llmstream.heartbeat import Heartbeat
+from llmstream.heartbeat import PART, Heartbeat
 from llmstream.limits import Limits
 from llmstream.models import now
 from llmstream.provider import Delta
@@ -167,6 +168,67 @@ def test_a_begin_that_landed_though_it_was_given_up_is_called_not_started(
     assert left in ([], [{"status": "failed", "error_type": "not_started", "response": ""}])
 
 
+def test_a_begin_that_is_stored_as_its_time_is_up_is_no_refusal(
+        recorder: Recorder, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy hub the limit of a wait is over before whoever waits is told that it was in time."""
+    monkeypatch.setattr("llmstream.recorder.BEGIN_S", 0.3)
+    tell = recorder._answer
+
+    def tell_slowly(transcript: Transcript, error: Exception | None) -> None:
+        tell(transcript, error)
+        time.sleep(0.005)  # the whole hub stands still, as with hundreds of prompts at once
+
+    monkeypatch.setattr(recorder, "_answer", tell_slowly)
+    begins = [gevent.spawn(begin, recorder, f"key {i}") for i in range(150)]
+    gevent.joinall(begins)
+    told = {begun.value for begun in begins if begun.value}
+    given_up = [t for t in recorder.live.values() if t not in told and not t.ending]
+    assert told and not given_up, "what is live and was refused has an ending"
+
+
+def test_who_is_gone_when_the_begin_is_stored_leaves_nothing_in_progress(recorder: Recorder, engine: Engine) -> None:
+    tell = recorder._answer
+
+    def kill(transcript: Transcript, error: Exception | None) -> None:
+        asking.kill(block=False)
+        tell(transcript, error)
+
+    recorder._answer = kill  # type: ignore[method-assign]
+    asking = gevent.spawn(begin, recorder)
+    until(lambda: [row["error_type"] for row in rows(engine, "SELECT error_type FROM completions")] == ["not_started"])
+
+
+def test_orphans_are_ended_a_part_at_a_time_and_what_is_done_stays_done(
+        recorder: Recorder, engine: Engine, commits: Commits) -> None:
+    lost = Recorder(engine, recorder.limits)
+    lost.me = ("gone", 1)
+    for transcript in [begin(lost, f"key {i}") for i in range(PART + 5)]:
+        lost.append(transcript, "so far")
+    until(lambda: all(map(stored, lost.live.values())))
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM workers"))
+    commits.next = ["", "", "fails"]
+    with pytest.raises(OperationalError):
+        Heartbeat(engine, recorder).beat()
+    left = "SELECT count(*) AS n FROM completions WHERE status = 'in_progress'"
+    assert rows(engine, left) == [{"n": 5}]
+    Heartbeat(engine, recorder).beat()
+    assert rows(engine, left) == [{"n": 0}]
+    assert rows(engine, "SELECT DISTINCT response FROM completions") == [{"response": "so far"}]
+
+
+def test_an_ending_that_never_came_to_be_stored_is_not_told_as_never_begun(
+        recorder: Recorder, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmstream.heartbeat.SWEEP_AFTER_S", 0)
+    transcript = begin(recorder)
+    recorder.append(transcript, "this much")
+    until(lambda: stored(transcript))
+    del recorder.live[transcript.id or 0]
+    Heartbeat(engine, recorder).beat()
+    assert rows(engine, "SELECT error_type, response FROM completions") == [
+        {"error_type": "storage_rejected", "response": "this much"}]
+
+
 def test_a_row_that_another_one_ended_is_not_written_again(recorder: Recorder, engine: Engine, commits: Commits) -> None:
     """A worker that was given up for dead and comes back changes nothing, and says so."""
     transcript = begin(recorder)
@@ -244,6 +306,18 @@ def test_a_fault_of_ours_ends_the_answer_and_says_so(
     assert rows(engine, "SELECT status, error_type, response FROM completions") == [
         {"status": "incomplete", "error_type": "internal_error", "response": "as far as this"}]
     generation.heartbeat.stop()
+
+
+def test_a_begin_that_is_under_way_at_the_stop_is_ended_as_that(engine: Engine, commits: Commits, tmp_path: Path) -> None:
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path}/x.db", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "m"}
+    generation = Generation(engine, load(settings))
+    commits.away = True
+    asking = gevent.spawn(begin, generation.recorder)
+    draining = gevent.spawn(generation.drain, 0.3)
+    gevent.sleep(0.6)
+    commits.away = False
+    gevent.joinall([asking, draining], timeout=5, raise_error=True)
+    assert rows(engine, "SELECT error_type FROM completions") == [{"error_type": "shutdown"}]
 
 
 def test_a_heartbeat_ends_though_an_error_takes_the_place_of_its_end(
