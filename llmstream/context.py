@@ -32,13 +32,18 @@ def context_for(
     kept: list[dict[str, str]] = []
     count = 0
     for turn in reversed(usable):
-        sent = [one for one in turn.messages or () if one["role"] != "system"] or [message("user", turn.prompt)]
-        pair = [*sent, message("assistant", turn.response)]
+        pair = said(turn)
         room -= sum(map(tokens, pair))
         if room < 0:
             break
         kept, count = pair + kept, count + 1
     return Context([*fixed, *kept, message("user", prompt)], len(usable) - count)
+
+
+def said(turn: Completion) -> list[dict[str, str]]:
+    """A turn as a later one is sent with it; where it keeps its own messages, they come along."""
+    asked = [one for one in turn.messages or () if one["role"] != "system"] or [message("user", turn.prompt)]
+    return [*asked, message("assistant", turn.response)]
 
 
 def latest_usable(versions: Sequence[Completion]) -> Completion | None:

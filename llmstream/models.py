@@ -20,7 +20,7 @@ def now() -> datetime:
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A moment, always in UTC. SQLite keeps no zone, so it is put back on the way out."""
+    """A moment, always in UTC. SQLite keeps no zone, so it is put back on the way out; PostgreSQL gives its own."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -29,7 +29,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC) if value else None
 
     def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+        return value and (value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC))
 
 
 Id = BigInteger().with_variant(Integer, "sqlite")

@@ -10,7 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from typing import NamedTuple
+from itertools import groupby, islice
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import gevent
 from sqlalchemy import Connection, delete, exists, func, select, text, update
@@ -23,6 +25,8 @@ from .schemas import BIGGEST_ID
 
 completions, conversations = Completion.__table__, Conversation.__table__
 place = func.coalesce(completions.c.turn, completions.c.id)  # Completion.place
+has_text = completions.c.status.in_(("incomplete", "cancelled")) & (completions.c.response != "")
+is_usable = (completions.c.status == "completed") | has_text  # Completion.is_usable
 LOCK_S, PAUSE_S = 0.012, 0.005  # how long the write lock is held at a time, and how long at least it is left
 FIRST, MOST = 10, 200  # rows of a transaction
 TRIES, TRY_S = 20, 0.5  # a database that takes no writes
@@ -94,6 +98,7 @@ def remove(ids: list[int]) -> Iterator[int]:
 
 
 def erase(connection: Connection, ids: list[int]) -> int:
+    uncount(connection, set(ids))
     ended = completions.c.id.in_(ids), completions.c.status != "in_progress"
     gone = connection.execute(delete(completions).where(*ended).returning(completions.c.conversation_id, place)).all()
     talks = {talk for talk, _ in gone}
@@ -103,6 +108,26 @@ def erase(connection: Connection, ids: list[int]) -> int:
     connection.execute(delete(conversations).where(conversations.c.id.in_(talks), is_empty))
     note_gaps(connection, {talk: min(at for other, at in gone if other == talk) for talk in talks})
     return len(gone)
+
+
+def uncount(connection: Connection, going: set[int]) -> None:
+    """`dropped_turns` of rows that stay: turns that go, and were too old to be sent with these, are counted no longer."""
+    talk, dropped = completions.c.conversation_id, completions.c.dropped_turns
+    talks = select(talk).where(completions.c.id.in_(going))
+    cut = select(talk).where(talk.in_(talks), dropped > 0, completions.c.id.not_in(going), completions.c.messages.is_(None))
+    columns = completions.c.id, talk.label("talk"), place.label("place"), dropped.label("dropped"), is_usable.label("is_usable")
+    rows = connection.execute(select(*columns).where(talk.in_(cut)).order_by(talk, place, completions.c.id)).all()
+    for _, conversation in groupby(rows, attrgetter("talk")):
+        before: list[Any] = []
+        for row in conversation:
+            if row.dropped and row.id not in going:
+                earlier = [one for one in before if one.place < row.place and one.id < row.id]
+                unsent = islice(dict.fromkeys(one.place for one in earlier), row.dropped)
+                left = len({one.place for one in earlier if one.id not in going}.intersection(unsent))
+                if left != row.dropped:
+                    connection.execute(update(completions).where(completions.c.id == row.id).values(dropped_turns=left))
+            if row.is_usable:
+                before.append(row)
 
 
 def note_gaps(connection: Connection, first: dict[int, int]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from .context import latest_usable, message
+from .context import latest_usable, message, said
 from .extensions import db
 from .judgements import Review, Tag, TagChange
 from .models import Completion, before, stored_text, turns
@@ -147,5 +147,5 @@ def sent_for(completion: Completion, conversation: list[Completion]) -> list[dic
         return completion.messages
     earlier = before(completion, turns([other for other in conversation if other.id <= completion.id]))
     usable = [turn for versions in earlier if (turn := latest_usable(versions))][completion.dropped_turns :]
-    past = [part for turn in usable for part in (message("user", turn.prompt), message("assistant", turn.response))]
+    past = [part for turn in usable for part in said(turn)]
     return [*([message("system", completion.system)] if completion.system else []), *past, message("user", completion.prompt)]

@@ -37,6 +37,23 @@ NEEDING = {
 }
 
 
+def test_what_follows_anothers_prompt_that_was_run_again_is_exported_as_it_was_sent(team: Team, upstream: Upstream) -> None:
+    bob, rita = team.by("bob"), team.by("rita")
+    first = bob.stream_text(upstream.script(*answer("one")).prompt)
+    first.text()
+    twice = upstream.script(*answer("two")).then(*answer("two again"))
+    second = bob.stream_text(twice.prompt, conversation_id=first.conversation_id)
+    second.text()
+    aside = rita.stream_text(regenerate=second.completion_id)
+    aside.text()
+    last = upstream.script(*answer("three"))
+    rita.stream_text(last.prompt, conversation_id=aside.conversation_id).text()
+    assert len(last.call().messages) == 5
+    *_, line = rita.get(f"/history.chat.jsonl?conversation_id={aside.conversation_id}").text.splitlines()
+    sent = [{name: one[name] for name in ("role", "content")} for one in json.loads(line)["messages"]][:-1]
+    assert sent == last.call().messages
+
+
 def test_every_route_has_a_rule_and_every_rule_a_route() -> None:
     assert set(RULES) == {rule.endpoint for rule in app.url_map.iter_rules()}
     assert set(RULES.values()) - {PUBLIC, "anybody"} == {ASK, READ, JUDGE, EXPORT, ADMIN} == set(ROLES["admin"])

@@ -12,8 +12,9 @@ from llmstream import create_app
 from tests.client import Client, EventStream, eventually
 from tests.contract import is_problem
 from tests.exchange import Gate
-from tests.service import Database, Service
+from tests.service import Database
 from tests.steps import answer, held
+from tests.test_conversation import told, turn
 from tests.upstream import Upstream
 
 
@@ -151,20 +152,24 @@ def make_old(database: Database, completion_id: int, days: int) -> None:
     database.execute("UPDATE completions SET created_at = :at WHERE id = :id", id=completion_id, at=stored)
 
 
+def stored(database: Database) -> list[int]:
+    return [row["id"] for row in database.rows("SELECT id FROM completions ORDER BY id")]
+
+
 def test_what_is_too_old_goes_by_command_and_by_setting(
-        start: Any, new_database: Callable[[], Database], upstream: Upstream) -> None:
+        start: Any, new_database: Callable[[], Database]) -> None:
     database = new_database()
-    first = start(database, WEB_CONCURRENCY=1)
-    ids = [ask(first.client, upstream) for _ in range(3)]
-    for completion_id, days in zip(ids, (100, 40), strict=False):
+    command(database, "demo", "--count", "3")
+    database.execute("UPDATE completions SET status = 'completed' WHERE status = 'in_progress'")
+    ids = stored(database)
+    for completion_id, days in zip(ids, (100, 40, 0), strict=True):
         make_old(database, completion_id, days)
     assert "older than 60 days: answers 1" in command(database, "retain", "--days", "60", "--dry-run")
-    assert [item["id"] for item in first.client.history()["data"]] == ids[::-1]
+    assert stored(database) == ids
     assert "deleted: answers 1." in command(database, "retain", "--days", "60")
-    assert [item["id"] for item in first.client.history()["data"]] == ids[:0:-1]
-    first.stop()
-    second: Service = start(database, WEB_CONCURRENCY=2, LLMSTREAM_RETENTION_DAYS=30)
-    eventually(lambda: [item["id"] for item in second.client.history()["data"]] == ids[2:], 15, "the retention")
+    assert stored(database) == ids[1:]
+    start(database, WEB_CONCURRENCY=2, LLMSTREAM_RETENTION_DAYS=30)
+    eventually(lambda: stored(database) == ids[2:], 15, "the retention")
 
 
 def test_a_conversation_that_goes_on_keeps_nothing_of_the_deleted_turn(client: Client, upstream: Upstream) -> None:
@@ -180,6 +185,26 @@ def test_a_conversation_that_goes_on_keeps_nothing_of_the_deleted_turn(client: C
     assert f"Earlier turns of completion {second} were deleted" in client.page(again).text
     later = ask(client, upstream, conversation_id=first.conversation_id)
     assert "were deleted" not in client.page(f"/history/{later}").text, "it was asked after just what is there"
+
+
+def test_turns_that_were_too_old_to_be_sent_go_and_the_example_stays_what_was_sent(
+        client: Client, database: Database, upstream: Upstream) -> None:
+    scripts = [upstream.script(*answer(f"answer {i}")) for i in range(6)]
+    ids = [turn(client, scripts[0], prompt="x" * 7000)]
+    talk = client.history(ids[0])["conversation_id"]
+    ids += [turn(client, script, talk, prompt="x" * 7000) for script in scripts[1:]]
+    assert client.history(ids[-1])["dropped_turns"] >= 3
+    sent = [{"role": role, "content": content} for role, content in told(scripts[-1])]
+
+    def exported() -> list[dict[str, str]]:
+        *_, last = client.get(f"/history.chat.jsonl?conversation_id={talk}").text.splitlines()
+        return [{name: one[name] for name in ("role", "content")} for one in json.loads(last)["messages"]][:-1]
+
+    assert exported() == sent
+    for completion_id in ids[:2]:
+        assert client.call("DELETE", f"/history/{completion_id}").status_code == 200
+        assert exported() == sent
+    assert client.history(ids[-1])["dropped_turns"] == 6 - 1 - 2 - len(sent) // 2
 
 
 def test_a_regeneration_stays_in_the_place_of_a_deleted_original(client: Client, upstream: Upstream) -> None:

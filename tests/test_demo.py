@@ -69,6 +69,15 @@ def test_its_rows_hold_together(history: Database) -> None:
             assert first.id < row.id and (first.conversation_id, first.prompt) == (row.conversation_id, row.prompt)
 
 
+def test_times_are_in_utc_whatever_zone_the_database_has(history: Database) -> None:
+    from sqlalchemy import select, text
+    with history.engine.connect() as connection:
+        if history.kind == "postgresql":
+            connection.execute(text("SET timezone TO 'America/New_York'"))
+        at = connection.scalar(select(Completion.created_at).limit(1))
+    assert at and at.tzname() == "UTC"
+
+
 def test_what_is_there_is_not_touched(history: Database) -> None:
     before = history.rows("SELECT id, prompt, response, status FROM completions ORDER BY id")
     refused = flask_command(history, "demo")
