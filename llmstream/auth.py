@@ -24,7 +24,7 @@ from .config import is_loopback
 from .delivery import Revoked
 from .errors import prefers_html, problem, too_many
 from .extensions import db
-from .gate import SAFE_METHODS, received_body, was_forwarded
+from .gate import SAFE_METHODS, came_from_afar, received_body
 from .limits import Exceeded
 from .revocation import Watch
 
@@ -49,13 +49,28 @@ def init_app(app: Flask) -> None:
         app.extensions["watch"] = Watch(db.engine, app.extensions["generation"])
     app.extensions["turns"] = BoundedSemaphore(READERS)
     app.register_error_handler(Revoked, show_the_door)
-    for step in (identify, meter, refuse_forgery, enforce, enter, take_turn):
+    for step in (meter_address, identify, meter, refuse_forgery, enforce, enter, take_turn):
         app.before_request(step)
     app.after_request(stay_while_streaming)
     app.after_request(keep_private)
     app.teardown_request(leave)
     app.jinja_env.globals["csrf_field"] = csrf_field
     app.context_processor(lambda: {"actor": g.get("actor"), "may": lambda what: bool(g.get("actor")) and may(what)})
+
+
+def meter_address() -> None:
+    """One more request from this address, whoever sends it. 429 once there are too many; without a login there never are."""
+    if has_login():
+        count(f"address {request.remote_addr}")
+
+
+def count(who: str) -> None:
+    if request.endpoint == "static":
+        return
+    try:
+        current_app.extensions["meter"].count(who)
+    except Exceeded as no:
+        raise too_many(str(no), no.retry_after) from None
 
 
 def identify() -> None:
@@ -66,8 +81,9 @@ def identify() -> None:
             g.actor = found.actor() if found and found.is_authenticated else None
         finally:
             db.session.remove()
-    elif was_forwarded():
-        abort(403, "Forwarded requests are refused while there is no login: flask --app wsgi user add makes the first user.")
+    elif came_from_afar():
+        words = "Requests from other machines, forwarded ones too, are refused while there is no login"
+        abort(403, f"{words}: flask --app wsgi user add makes the first user.")
     else:
         g.actor = LOCAL
 
@@ -101,12 +117,9 @@ def by_key() -> ApiKey | None:
 
 
 def meter() -> None:
-    """One more request of who sends it, and of their address. 429 once there are too many; without a login there never are."""
-    if g.actor and g.actor.counted_as and request.endpoint != "static":
-        try:
-            current_app.extensions["meter"].count(g.actor.counted_as, f"address {request.remote_addr}")
-        except Exceeded as no:
-            raise too_many(str(no), no.retry_after) from None
+    """One more request of who sends it."""
+    if g.actor and g.actor.counted_as:
+        count(g.actor.counted_as)
 
 
 def refuse_forgery() -> None:
@@ -164,8 +177,11 @@ def show_the_door(_revoked: Revoked | None = None) -> Any:
 
 
 def enter() -> None:
-    """From now on this request ends when its credential is revoked."""
+    """From now on this request ends when its credential is revoked. 429 where too many with it are under way in this worker."""
     if credential := g.actor and g.actor.credential:
+        most = 2 * current_app.config["LLMSTREAM_STREAMS_AT_ONCE"]
+        if watch().under_way(credential) >= most:
+            raise too_many(f"At most {most} requests at a time. Wait for one of them to end.", 5)
         watch().enter(credential, gevent.getcurrent(), g.actor.role)
         g.leave = partial(watch().leave, credential, gevent.getcurrent())
 

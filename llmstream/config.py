@@ -106,11 +106,12 @@ def describe_database(uri: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a service that listens on this address."""
+    """Whether only this machine can reach a service that listens on this address, or send from it."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
         return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _address(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import gevent
@@ -12,7 +13,7 @@ from flask import Blueprint, Flask, Response, current_app, redirect, render_temp
 from sqlalchemy import func, select
 from werkzeug.exceptions import Conflict
 
-from .access import actor
+from .access import Actor, actor
 from .accounts import audit
 from .ask import find
 from .delivery import STREAM_HEADERS
@@ -74,7 +75,7 @@ def confirmed() -> Any:
         wrong = f"Nothing was deleted: to confirm, type the number {shown}."
         return render_template("delete.html", filter=chosen, going=all_of_it, wrong=wrong), 422
     audit("delete", "history", {"query": chosen.query(), "answers": all_of_it.answers})
-    job = Job(current_app._get_current_object(), remove_all(chosen, upto, running), actor().name)  # type: ignore[attr-defined]
+    job = Job(current_app._get_current_object(), remove_all(chosen, upto, running), actor())  # type: ignore[attr-defined]
     db.session.remove()
     stream = stream_template("delete.html", filter=chosen, going=all_of_it, job=job)
     return Response(stream, mimetype="text/html", headers=STREAM_HEADERS)
@@ -83,9 +84,12 @@ def confirmed() -> Any:
 class Job:
     """A deletion in the background: who leaves the page does not end it."""
 
-    def __init__(self, app: Flask, removal: Iterator[int], who: str) -> None:
+    def __init__(self, app: Flask, removal: Iterator[int], who: Actor) -> None:
         self.gone, self.failed = 0, False
-        self.greenlet = gevent.spawn(self._run, app, removal, who)
+        self.greenlet = gevent.spawn(self._run, app, removal, who.name)
+        if who.credential:  # and it ends when that is revoked
+            app.extensions["watch"].enter(who.credential, self.greenlet, who.role)
+            self.greenlet.link(partial(app.extensions["watch"].leave, who.credential))
 
     def _run(self, app: Flask, removal: Iterator[int], who: str) -> None:
         with app.app_context():

@@ -17,6 +17,7 @@ from .accounts import audit
 from .delivery import STREAM_HEADERS, Cut
 from .extensions import db, first_line
 from .filters import Filter
+from .gate import in_pieces
 from .models import Completion, now
 from .schemas import BIGGEST_ID, Digits
 from .shapes import HEADINGS, as_chat, as_csv, as_jsonl, as_preferences, csv_line
@@ -110,7 +111,7 @@ def written(app: Flask, chosen: Filter, shape: Shape, opening: str, after: int, 
             for part in parts:
                 with app.app_context():
                     text = "".join(with_breath(shape(part)))
-                yield text.encode()
+                yield from in_pieces(text.encode())
             after = ids[-1]
     except Exception as error:
         log.warning("an export was cut: %s", first_line(error), exc_info=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,9 +15,13 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_date
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from .config import is_loopback
+
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 BODY_S = 20
 SEND_BUFFER_BYTES = 65536
+PIECE_BYTES = 65536  # of a body, sent at a time: a reader has LLMSTREAM_READER_TIMEOUT_S for each
+PROXIED = ("Forwarded", "Via", "X-Real-Ip", "True-Client-Ip", "Cf-Connecting-Ip")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 POLICY = (
     "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; img-src 'self' data:; font-src 'self'; "
@@ -106,9 +110,11 @@ def is_address(name: str) -> bool:
         return False
 
 
-def was_forwarded() -> bool:
+def came_from_afar() -> bool:
+    """From another machine, as far as that can be seen: a proxy on this one may say nothing of whom it speaks for."""
     names = [name for name, _ in request.headers]
-    return any(name == "Forwarded" or name.startswith("X-Forwarded-") for name in names)
+    was_forwarded = any(name in PROXIED or name.startswith("X-Forwarded-") for name in names)
+    return was_forwarded or not is_loopback(request.remote_addr or "")
 
 
 def received_body() -> bytes:
@@ -130,7 +136,7 @@ def received_body() -> bytes:
 
 
 def bound_slow_reader() -> None:
-    """A client that takes nothing for LLMSTREAM_READER_TIMEOUT_S, or whose link is down, is let go; answers are still written."""
+    """A client that takes no piece for LLMSTREAM_READER_TIMEOUT_S, or whose link is down, is let go; its answer goes on."""
     connection: socket.socket | None = request.environ.get("gunicorn.socket")
     if connection is None:
         return
@@ -146,7 +152,14 @@ def bound_slow_reader() -> None:
 def bound_its_reader(response: Response) -> Response:
     """After the body of the request, which has a time limit of its own."""
     bound_slow_reader()
+    if not response.is_streamed:
+        response.response = list(in_pieces(response.get_data()))
     return response
+
+
+def in_pieces(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), PIECE_BYTES):
+        yield data[start : start + PIECE_BYTES]
 
 
 def csp_nonce() -> str:

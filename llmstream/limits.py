@@ -9,7 +9,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, select, text, tuple_
 
 from .models import Completion, now
 
@@ -40,7 +40,8 @@ def refusals(connection: Connection, rows: list[dict[str, Any]], limits: Limits)
     if everybody and connection.dialect.name == "postgresql":
         for name, value in everybody:  # in order, so that no two wait for each other; SQLite has one writer anyway
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:who))"), {"who": f"limits {name} {value}"})
-    others = completions.c.idempotency_key.not_in([row["idempotency_key"] for row in rows])  # a commit of ours may have landed
+    ours = [(row["owner"], row["idempotency_key"]) for row in rows]
+    others = tuple_(completions.c.owner, completions.c.idempotency_key).not_in(ours)  # a commit of ours may have landed
     asked = Counter({who: _in_last_minute(connection, who, others) for who in everybody})
     running = Counter({who: _running(connection, who, others) for who in everybody})
     found: list[Exceeded | None] = []

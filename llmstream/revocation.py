@@ -45,6 +45,9 @@ class Watch:
         if kind == "key":
             self._used.add(int(value))
 
+    def under_way(self, credential: str) -> int:
+        return len(self._visits.get(credential, ()))
+
     def leave(self, credential: str, visitor: Any) -> None:
         self._visits[credential].pop(visitor, None)
         if not self._visits[credential]:

@@ -11,6 +11,7 @@ from .endings import Ending, broken
 
 FINISH_WAIT_S = 30.0  # how long a reader waits for the ending to be stored before its stream is cut
 TIMELINE_POINTS = 500
+PIECE_BYTES = 65536  # read at a time: a client has its patience's time for each, however long the answer
 
 
 class Lost(Exception):
@@ -95,13 +96,20 @@ class Transcript:
         return self._news.wait(seconds)
 
     def read(self, after: int) -> tuple[bytes, Ending | None]:
-        """What a reader that has `after` bytes may see now, and how the answer ended if there is nothing more to come.
+        """The next piece for a reader that has `after` bytes, empty if there is none, and how the answer ended, if it has.
 
         Text that could not be stored for `max_unstored_s` is held back until it is.
         """
         if self.ended:
-            return bytes(self.text[after:]), self.ended
+            return self._piece(after, len(self.text)), self.ended
         if self.ending and time.monotonic() - self._ended_at > FINISH_WAIT_S:
             return b"", broken("storage")
         held_back = self.unstored_since is not None and time.monotonic() - self.unstored_since > self.max_unstored_s
-        return bytes(self.text[after : self.stored if held_back else len(self.text)]), None
+        return self._piece(after, self.stored if held_back else len(self.text)), None
+
+    def _piece(self, after: int, end: int) -> bytes:
+        """The next piece, of whole characters."""
+        cut = min(end, after + PIECE_BYTES)
+        while cut < end and self.text[cut] & 0xC0 == 0x80:
+            cut -= 1
+        return bytes(self.text[after:cut])

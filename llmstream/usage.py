@@ -49,14 +49,13 @@ class Meter:
         """Called in each worker, after the fork."""
         self._greenlet = self._greenlet or gevent.spawn(self._run)
 
-    def count(self, *everybody: str) -> None:
-        """Count one request of each of these. Raises Exceeded where it is one too many."""
+    def count(self, who: str) -> None:
+        """Count one request. Raises Exceeded where it is one too many."""
         self._turn_over()
-        for who in everybody:
-            self._ours[who] += 1
-            if self._all.get(who, 0) + self._ours[who] > self.per_minute:
-                left = 60 - int(time.time()) % 60
-                raise Exceeded(f"At most {self.per_minute} requests a minute. Try again in {left} s.", left)
+        self._ours[who] += 1
+        if self._all.get(who, 0) + self._ours[who] > self.per_minute:
+            left = 60 - int(time.time()) % 60
+            raise Exceeded(f"At most {self.per_minute} requests a minute. Try again in {left} s.", left)
 
     def _turn_over(self) -> None:
         """What was counted in the last second of a minute and is not in the table is forgotten."""

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -206,6 +207,20 @@ def test_one_who_stops_reading_is_let_go_and_holds_up_nobody(filled: Service) ->
         idle.sendall(b"GET /history.jsonl HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert len(lines(filled.client, "/history.jsonl")) == ROWS
         eventually(lambda: not has_connection(filled, idle.getsockname()[1]), 6, "letting go")
+
+
+@one_database
+def test_one_who_reads_slowly_but_reads_gets_all_of_it(filled: Service) -> None:
+    """The limit (1 s here) is for each piece, not for all that is sent in one go."""
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", filled.port))
+        slow.sendall(b"GET /history.jsonl HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received, began = 0, time.monotonic()
+        while received < 500_000 and (piece := slow.recv(8192)):
+            received += len(piece)
+            time.sleep(max(0, began + received / 200_000 - time.monotonic()))
+    assert received >= 500_000
 
 
 def has_connection(service: Service, port: int) -> bool:

@@ -35,6 +35,7 @@ def fresh(team: Team) -> Callable[[str], Browser]:
 # Commands
 
 
+@one_database
 def test_the_first_user_closes_a_service_that_runs(start: Launch, upstream: Upstream) -> None:
     service = start(WEB_CONCURRENCY=2)
     assert service.database
@@ -164,6 +165,17 @@ def test_guessing_is_slowed_down_by_name_over_all_workers(team: Team, fresh: Cal
     assert Browser(team.service.url).log_in("rita").status_code == 303, "others come in"
 
 
+def test_right_logins_have_a_limit_too(team: Team, fresh: Callable[..., Browser]) -> None:
+    fresh("nora")
+    team.database.execute(
+        "INSERT INTO audit (at, actor, action, target) "
+        + " UNION ALL ".join(["SELECT (SELECT max(at) FROM audit), 'nora', 'login', 'nora'"] * 60)
+    )
+    assert Browser(team.service.url).log_in("nora").status_code == 429
+    assert Browser(team.service.url).log_in("rita").status_code == 303, "others come in"
+
+
+@one_database
 def test_guessing_is_slowed_down_by_address_which_only_our_proxy_tells(
     start: Launch, new_database: Callable[[], Database]
 ) -> None:
@@ -338,6 +350,7 @@ def test_a_header_that_is_no_ascii_is_nobodys(team: Team) -> None:
 # Where it listens
 
 
+@one_database
 def test_other_machines_are_let_in_only_with_a_login(start: Launch, new_database: Callable[[], Database]) -> None:
     database = new_database()
     settings = {"DATABASE_URL": database.url, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "any"}

@@ -4,6 +4,8 @@ import re
 import pytest
 import requests
 
+from llmstream import create_app
+from llmstream.extensions import db
 from tests.client import Client, TextStream
 from tests.contract import is_problem, refusal
 from tests.service import Database, Service
@@ -26,12 +28,23 @@ def call(client: Client, method: str, path: str, headers: dict[str, str]) -> req
     {"Host": "evil.example"}, {"Host": "evil.example:80"}, {"Host": "127.0.0.1.evil.example"}, {"Host": "169.254.169.254"},
     {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost.evil.example"}, {"Origin": "http://127.0.0.1:1"},
     {"Forwarded": "for=1.2.3.4"}, {"X-Forwarded-For": "1.2.3.4"}, {"X-Forwarded-Host": "localhost"},
-    {"X-Forwarded-Proto": "https"}], ids=str)
+    {"X-Forwarded-Proto": "https"}, {"Via": "1.1 proxy"}, {"X-Real-IP": "1.2.3.4"}, {"CF-Connecting-IP": "1.2.3.4"}], ids=str)
 def test_foreign_hosts_origins_and_proxies_are_refused(
         client: Client, database: Database, upstream: Upstream, method: str, path: str, headers: dict[str, str]) -> None:
     before = (database.count(), len(upstream.calls))
     is_problem(call(client, method, path, headers), FORBIDDEN)
     assert (database.count(), len(upstream.calls)) == before
+
+
+@pytest.mark.parametrize(("address", "expected"), [
+    ("127.0.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200), ("192.0.2.7", 403), ("::ffff:192.0.2.7", 403), ("", 403)])
+def test_without_a_login_other_machines_are_refused_wherever_we_really_listen(
+        database: Database, address: str, expected: int) -> None:
+    app = create_app({"DATABASE_URL": database.url, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"})
+    told = app.test_client().get("/history?limit=1", environ_base={"REMOTE_ADDR": address})
+    with app.app_context():
+        db.engine.dispose()
+    assert told.status_code == expected
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
