@@ -1,5 +1,6 @@
 """The real thing under test: gunicorn with gevent workers on a free port, and a second look at its database."""
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -21,9 +22,11 @@ OURS = ("LLMSTREAM_", "OPENAI_", "GUNICORN_", "DATABASE_URL", "HOST", "PORT", "W
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """Below the ports that systems give to connections, so that none takes it before the service listens."""
+    while True:
+        port = 11_000 + secrets.randbelow(21_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Database:
