@@ -8,14 +8,14 @@ reference.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from itertools import groupby, islice
+from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import gevent
-from sqlalchemy import Connection, delete, exists, func, select, text, update
+from sqlalchemy import Connection, case, delete, exists, func, select, text, update
 
 from .extensions import db, is_passing, transact
 from .filters import Filter
@@ -27,6 +27,7 @@ completions, conversations = Completion.__table__, Conversation.__table__
 place = func.coalesce(completions.c.turn, completions.c.id)  # Completion.place
 has_text = completions.c.status.in_(("incomplete", "cancelled")) & (completions.c.response != "")
 is_usable = (completions.c.status == "completed") | has_text  # Completion.is_usable
+TURN = (completions.c.id, completions.c.conversation_id.label("talk"), place.label("place"), is_usable.label("is_usable"))
 LOCK_S, PAUSE_S = 0.012, 0.005  # how long the write lock is held at a time, and how long at least it is left
 FIRST, MOST = 10, 200  # rows of a transaction
 TRIES, TRY_S = 20, 0.5  # a database that takes no writes
@@ -98,47 +99,39 @@ def remove(ids: list[int]) -> Iterator[int]:
 
 
 def erase(connection: Connection, ids: list[int]) -> int:
-    uncount(connection, set(ids))
     ended = completions.c.id.in_(ids), completions.c.status != "in_progress"
-    gone = connection.execute(delete(completions).where(*ended).returning(completions.c.conversation_id, place)).all()
-    talks = {talk for talk, _ in gone}
+    gone = connection.execute(delete(completions).where(*ended).returning(*TURN)).all()
+    talks = {row.talk for row in gone}
     # PostgreSQL: a prompt that is being stored in one of these holds it, and must be seen below
     connection.execute(select(conversations.c.id).where(conversations.c.id.in_(talks)).order_by("id").with_for_update())
     is_empty = ~exists().where(completions.c.conversation_id == conversations.c.id)
     connection.execute(delete(conversations).where(conversations.c.id.in_(talks), is_empty))
-    note_gaps(connection, {talk: min(at for other, at in gone if other == talk) for talk in talks})
+    note_gaps(connection, gone)
     return len(gone)
 
 
-def uncount(connection: Connection, going: set[int]) -> None:
-    """`dropped_turns` of rows that stay: turns that go, and were too old to be sent with these, are counted no longer."""
-    talk, dropped = completions.c.conversation_id, completions.c.dropped_turns
-    talks = select(talk).where(completions.c.id.in_(going))
-    cut = select(talk).where(talk.in_(talks), dropped > 0, completions.c.id.not_in(going), completions.c.messages.is_(None))
-    columns = completions.c.id, talk.label("talk"), place.label("place"), dropped.label("dropped"), is_usable.label("is_usable")
-    rows = connection.execute(select(*columns).where(talk.in_(cut)).order_by(talk, place, completions.c.id)).all()
-    for _, conversation in groupby(rows, attrgetter("talk")):
-        before: list[Any] = []
-        for row in conversation:
-            if row.dropped and row.id not in going:
-                earlier = [one for one in before if one.place < row.place and one.id < row.id]
-                unsent = islice(dict.fromkeys(one.place for one in earlier), row.dropped)
-                left = len({one.place for one in earlier if one.id not in going}.intersection(unsent))
-                if left != row.dropped:
-                    connection.execute(update(completions).where(completions.c.id == row.id).values(dropped_turns=left))
-            if row.is_usable:
-                before.append(row)
-
-
-def note_gaps(connection: Connection, first: dict[int, int]) -> None:
-    """Of conversations that go on: what was sent with a turn that is gone now says so; the title is of a prompt that is there.
-
-    :param first: by conversation, the place of the first turn that something was deleted of
-    """
+def note_gaps(connection: Connection, gone: Sequence[Any]) -> None:
+    """Of conversations that go on: what was sent with a turn that is gone now says so; the title is of a prompt that is there."""
     talk = completions.c.conversation_id
-    oldest = select(func.min(completions.c.id)).where(talk.in_(first)).group_by(talk)
+    oldest = select(func.min(completions.c.id)).where(talk.in_({row.talk for row in gone})).group_by(talk)
     left = select(talk, func.substr(completions.c.prompt, 1, 500)).where(completions.c.id.in_(oldest))
     for one, prompt in connection.execute(left).all():
+        turns = [row for row in gone if row.talk == one]
         connection.execute(update(conversations).where(conversations.c.id == one).values(title=title_of(prompt)))
-        later = talk == one, place > first[one], completions.c.messages.is_(None)
+        later = talk == one, place > min(row.place for row in turns), completions.c.messages.is_(None)
         connection.execute(update(completions).where(*later).values(lacks_turns=True))
+        uncount(connection, one, turns)
+
+
+def uncount(connection: Connection, talk: int, gone: Sequence[Any]) -> None:
+    """`dropped_turns` of what is left: turns that are gone, and had been too old to be sent with it, are counted no longer."""
+    here = completions.c.conversation_id == talk
+    dropped = case((completions.c.messages.is_(None), completions.c.dropped_turns), else_=0).label("dropped")
+    left = connection.execute(select(*TURN, dropped).where(here)).all()
+    there = {row.id for row in left}
+    usable = sorted((row for row in (*left, *gone) if row.is_usable), key=attrgetter("place", "id"))
+    for row in (row for row in left if row.dropped):
+        earlier = [one for one in usable if one.place < row.place and one.id < row.id]
+        unsent = islice(dict.fromkeys(one.place for one in earlier), row.dropped)
+        still = len({one.place for one in earlier if one.id in there}.intersection(unsent))
+        connection.execute(update(completions).where(completions.c.id == row.id).values(dropped_turns=still))
