@@ -81,6 +81,7 @@ def test_what_was_skipped_is_not_offered_again_at_once(client: Client, tag: str,
     assert reader.look(f"before={ids[3]}") is None
     assert "You have come to the end" in reader.page and reader.left == "4"
     assert reader.look(f"after={ids[3]}") == ids[2]
+    assert "Another reviewer has this answer open" not in reader.page
     assert reader.look(f"after={ids[0]}") is None
     assert "This was the newest" in reader.page
     assert reader.look() == ids[0]

@@ -226,6 +226,19 @@ def test_keys_walk_the_list_that_the_reader_came_from(page: Any, reading: Readin
     expect(page).to_have_url(f"{reading.service.url}/history?model=other-model&source=api")
 
 
+def test_who_judges_or_tags_stays_in_the_list_that_they_came_from(new_page: Callable[..., Any], reading: Reading) -> None:
+    completion_id = reading.ask("Judge me", model="other-model")
+    page = reading.open(new_page(java_script_enabled=False), completion_id, "?model=other-model&source=api")
+    address = f"{reading.service.url}/history/{completion_id}?model=other-model&source=api#judge"
+    page.get_by_role("button", name="Good").click()
+    expect(page).to_have_url(address)
+    expect(page.locator('[data-part="said"]')).to_contain_text("Good by local")
+    page.get_by_label("A tag to add").fill("kept")
+    page.get_by_role("button", name="Add").click()
+    expect(page.get_by_role("link", name="kept")).to_be_visible()
+    expect(page).to_have_url(address)
+
+
 def test_the_page_of_an_answer_is_worked_with_keys(page: Any, reading: Reading, client: Client) -> None:
     completion_id = reading.timed([("some ", 100), ("text", 60_000)], 61_000)
     reading.open(page, completion_id)
