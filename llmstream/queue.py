@@ -28,7 +28,7 @@ PlaceSchema = Schema.from_dict({name: Digits(validate=validate.Range(1, BIGGEST_
 
 
 class Place(NamedTuple):
-    """What to show: an answer, or none. `is_taken`: others read it, or all of it. `look_on`: what is older was not looked at yet."""
+    """What to show: an answer, or none. `is_taken`: others read it, or all of it. `look_on`: what is older is not seen yet."""
 
     completion_id: int | None
     is_taken: bool = False

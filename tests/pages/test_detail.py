@@ -9,7 +9,7 @@ import pytest
 
 from tests.client import Client, eventually
 from tests.exchange import Gate
-from tests.pages.chat import SQLITE, expect
+from tests.pages.chat import SQLITE, Wire, expect
 from tests.service import Database, Service
 from tests.steps import answer, delta, done, finish, held, status, wait_for
 from tests.upstream import Upstream
@@ -239,6 +239,51 @@ def test_who_judges_or_tags_stays_in_the_list_that_they_came_from(new_page: Call
     expect(page).to_have_url(address)
 
 
+def test_what_was_typed_outlives_a_tag_another_page_and_a_refusal(page: Any, reading: Reading, wire: Wire) -> None:
+    older, shown = reading.ask("The older one"), reading.ask("The one that is judged")
+    page.goto(f"{wire.url}/history/{shown}")
+    note, said = page.get_by_label("Note", exact=True), page.locator('[data-part="said"]')
+    page.keyboard.press("n")
+    page.keyboard.type("half a thought")
+    page.get_by_label("A tag to add").fill("kept")
+    page.get_by_role("button", name="Add").click()
+    expect(page.get_by_role("link", name="kept")).to_be_visible()
+    expect(page.locator("#tag")).to_be_focused()
+    expect(note).to_have_value("half a thought")
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    expect(page).to_have_url(f"{wire.url}/history/{older}")
+    expect(note).to_have_value("")
+    page.locator("html.js").wait_for()
+    page.keyboard.press("k")
+    expect(page).to_have_url(f"{wire.url}/history/{shown}")
+    expect(note).to_have_value("half a thought")
+    wire.cut()
+    page.keyboard.press("g")
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    expect(note).to_have_value("half a thought")
+    wire.mend()
+    page.keyboard.press("g")
+    expect(said).to_contain_text("half a thought")
+    expect(page.locator("#announcer")).to_have_text("Saved.")
+    expect(page.locator("#judge-title")).to_be_focused()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.locator(".facts")).not_to_contain_text("no reviewer has judged it yet")
+    page.reload()
+    expect(said).to_contain_text("half a thought")
+    expect(note).to_have_value("")
+
+
+def test_a_refused_judgement_says_why_where_it_stands(page: Any, reading: Reading) -> None:
+    reading.open(page, reading.ask("Judge me"))
+    page.locator("summary", has_text="Note").click()
+    note = page.get_by_label("Note", exact=True)
+    note.fill("é" * 40_000)
+    page.get_by_role("button", name="Good").click()
+    expect(page.get_by_role("alert")).to_have_text("note: At most 64 KiB. Nothing was saved.")
+    expect(note).to_have_value("é" * 40_000)
+
+
 def test_the_page_of_an_answer_is_worked_with_keys(page: Any, reading: Reading, client: Client) -> None:
     completion_id = reading.timed([("some ", 100), ("text", 60_000)], 61_000)
     reading.open(page, completion_id)
@@ -254,7 +299,6 @@ def test_the_page_of_an_answer_is_worked_with_keys(page: Any, reading: Reading, 
         page.keyboard.press("Escape")
     page.keyboard.press("b")
     expect(page.locator('[data-part="said"]')).to_contain_text("too short")
-    page.wait_for_load_state("load")  # the keys of the page that came
     (said,) = client.get(f"/history/{completion_id}/reviews").json()["data"]
     assert [said[name] for name in ("rating", "reason", "note", "correction")] == [
         "bad", "wrong tone", "too short", "some text and more"]
@@ -262,7 +306,7 @@ def test_the_page_of_an_answer_is_worked_with_keys(page: Any, reading: Reading, 
     page.keyboard.type("by keys")
     page.keyboard.press("Enter")
     expect(page.get_by_role("link", name="by keys")).to_be_visible()
-    page.wait_for_load_state("load")
+    page.keyboard.press("Escape")
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("Save without a rating")
 

@@ -58,6 +58,31 @@ def test_the_owner_asks_judges_and_finds_but_is_offered_no_more(
     expect(page.get_by_role("link", name="mine", exact=True)).to_be_visible()
 
 
+def test_who_logs_in_next_does_not_see_what_was_typed_before(team: Team, upstream: Upstream, as_: Callable[..., Any]) -> None:
+    stream = team.by("eve").stream_text(upstream.script(*answer("to be judged")).prompt)
+    stream.text()
+    shown = f"/history/{stream.completion_id}"
+    page = as_("rita", shown)
+    note = page.get_by_label("Note", exact=True)
+    page.locator("summary", has_text="Note").click()
+    note.fill("only for me")
+    page.reload()
+    expect(note).to_have_value("only for me")
+    page.goto(team.service.url + "/login")
+    page.goto(team.service.url + shown)
+    expect(note).to_have_value("only for me")
+    page.context.clear_cookies()
+    page.keyboard.press("g")
+    expect(page.get_by_role("alert")).to_contain_text("Your login has ended.")
+    expect(note).to_have_value("only for me")
+    page.goto(team.service.url + shown)
+    page.get_by_label("Name").fill("ana")
+    page.get_by_label("Password").fill(password("ana"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("You judge as ana")).to_be_visible()
+    expect(note).to_have_value("")
+
+
 def test_the_owner_without_a_script(team: Team, upstream: Upstream, as_: Callable[..., Any]) -> None:
     page = as_("bob", java_script_enabled=False)
     page.locator("#prompt").fill(upstream.script(*answer("plain")).prompt)
