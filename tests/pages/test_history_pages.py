@@ -41,6 +41,22 @@ def test_the_pages_lead_from_the_newest_to_the_older(page: Any, service: Service
     expect(page.locator(f"#{first}")).to_have_count(1)
 
 
+def test_a_users_thumb_is_no_verdict_of_a_reviewer(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
+    stream = client.stream_text(upstream.script(answer("Judge me")).prompt)
+    stream.text()
+
+    def facts(**said: str | None) -> str:
+        assert client.call("POST", f"/history/{stream.completion_id}/reviews", json=said).status_code == 201
+        page.goto(service.url + "/history")
+        row = page.locator(f"#completion-{stream.completion_id}")
+        return " | ".join(row.locator(":is(.verdict, .badge + span)").all_inner_texts())
+    assert facts(role="user", rating="good") == "Good, says the user"
+    assert facts(note="Only a note") == "Reviewed | Good, says the user"
+    assert facts(rating="bad") == "Bad | Good, says the user"
+    assert facts(note="Another note") == "Bad | Good, says the user"
+    assert facts(role="user", rating=None) == "Bad"
+
+
 def test_an_empty_history_says_why_and_what_to_do(page: Any, start: Any) -> None:
     service = start(WEB_CONCURRENCY=1)
     page.goto(service.url + "/history")
