@@ -92,13 +92,13 @@ class Filter:
         args = {name: changes.get(name, self.args.getlist(name)) for name in dict.fromkeys((*NAMES, *changes))}
         return urlencode({name: value for name, value in args.items() if value is not None}, doseq=True)
 
-    def words(self) -> list[Word]:
-        """Each condition with what removes it."""
+    def words(self, **changes: Any) -> list[Word]:
+        """Each condition with what removes it; `changes` are as for `query`."""
         return [
             Word(
                 LABELS.get(name, name.capitalize().replace("_id", "")),
                 VALUES.get(value, value) if name in ("status", "rating") else value,
-                self.query(**{name: [other for other in self.args.getlist(name) if other != value]}),
+                self.query(**{**changes, name: [other for other in self.args.getlist(name) if other != value]}),
             )
             for name in NAMES
             for value in dict.fromkeys(self.args.getlist(name))
