@@ -80,6 +80,35 @@ def test_a_live_one_is_shown_live_in_the_list(page: Any, service: Service, clien
     expect(row.get_by_role("link")).to_be_focused()
 
 
+@pytest.mark.parametrize("is_older", [False, True], ids=["the newest page", "an older page"])
+def test_who_comes_back_to_the_list_sees_what_was_judged(
+        page: Any, service: Service, client: Client, upstream: Upstream, is_older: bool) -> None:
+    pair = [client.stream_text(upstream.script(answer(text)).prompt) for text in ("One", "Two")]
+    for stream in pair:
+        stream.text()
+    shown = pair[not is_older].completion_id
+    page.goto(f"{service.url}/history?limit=1" + (f"&before={shown + 1}" if is_older else ""))
+    row = page.locator(f"#completion-{shown}")
+    row.get_by_role("link").click()
+    page.locator("html.js").wait_for()
+    page.keyboard.press("g")
+    expect(page.locator('[data-part="said"]')).to_contain_text("Good by local")
+    page.go_back()
+    expect(row.locator(".verdict")).to_have_text("Good")
+
+
+def test_a_row_that_does_not_fit_any_more_says_so(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
+    pair = [client.stream_text(upstream.script(answer(text)).prompt) for text in ("One", "Two")]
+    for stream in pair:
+        stream.text()
+    page.goto(f"{service.url}/history?reviewed=no&status=completed")
+    page.locator("html.js").wait_for()
+    older, newer = (page.locator(f"#completion-{stream.completion_id}") for stream in pair)
+    for row, stream in ((older, pair[0]), (newer, pair[1])):
+        client.call("POST", f"/history/{stream.completion_id}/reviews", json={"rating": "bad"})
+        expect(row.locator(".badge")).to_have_text("No longer in this list")
+
+
 def test_one_completion_shows_all_about_it(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
     first = client.stream_text(upstream.script(answer("**Bold** words")).prompt, temperature=0.5)
     first.text()
