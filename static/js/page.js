@@ -55,6 +55,11 @@ export function localiseTimes(root) {
   }
 }
 
+// On `pageshow`: whether the page is shown as it was before, and not as the server would give it now.
+export function cameBack(persisted) {
+  return persisted || performance.getEntriesByType("navigation")[0]?.type === "back_forward";
+}
+
 // A page of ours as a document, and the address that it came from in the end; a `body` is posted. Throws words for the reader.
 export async function visit(address, body = null) {
   let response, html;

@@ -167,6 +167,26 @@ def test_run_again_leads_to_both_answers_side_by_side(new_page: Callable[..., An
     expect(page).to_have_url(f"{reading.service.url}/history/{stream.completion_id}/compare/{again}")
 
 
+def test_only_what_changes_of_a_comparison_is_renewed(page: Any, reading: Reading) -> None:
+    gates = [Gate(), Gate()]
+    script = reading.upstream.script(delta("so "), wait_for(gates[0]), delta("far"), wait_for(gates[1]), finish(), done())
+    still, stream = reading.ask("It stays."), reading.client.stream_text(script.prompt)
+    stream.read_until("so ")
+    reading.open(page, still, f"/compare/{stream.completion_id}")
+    answers = page.locator(".pair .answer")
+    page.get_by_role("heading", name=f"Completion {stream.completion_id}").get_by_role("link").focus()
+    answers.first.select_text()
+    gates[0].open()
+    expect(answers.last).to_contain_text("far")
+    assert "It stays." in page.evaluate("getSelection().toString()")
+    gates[1].open()
+    expect(page.locator("#announcer")).to_have_text("Both answers have ended.")
+    expect(page.locator(".pair .badge").last).to_have_text("Completed")
+    expect(page.get_by_role("heading", name=f"Completion {stream.completion_id}").get_by_role("link")).to_be_focused()
+    expect(page.get_by_role("button", name=f"Run {still} again")).to_be_visible()
+    assert "It stays." in page.evaluate("getSelection().toString()")
+
+
 def test_two_answers_stand_side_by_side_or_below_each_other(new_page: Callable[..., Any], reading: Reading) -> None:
     pair = [reading.ask("One answer. " * 20), reading.ask("Another answer. " * 20)]
     for options, is_below in (({}, False), (PHONE, True)):
