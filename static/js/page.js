@@ -55,6 +55,17 @@ export function localiseTimes(root) {
   }
 }
 
+// An Idempotency-Key. crypto.randomUUID() is not there over plain HTTP.
+export function newKey() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// Who comes back to a form and sends it again means it: with the key that was used it would bring the answer of before.
+function onPageShow({ persisted }) {
+  if (!cameBack(persisted)) return;
+  for (const field of document.querySelectorAll('[name="idempotency_key"]')) field.value = newKey();
+}
+
 // On `pageshow`: whether the page is shown as it was before, and not as the server would give it now.
 export function cameBack(persisted) {
   return persisted || performance.getEntriesByType("navigation")[0]?.type === "back_forward";
@@ -96,4 +107,5 @@ export function refreshParts(fresh, named = null) {
   }
 }
 
+addEventListener("pageshow", onPageShow);
 localiseTimes(document);

@@ -167,6 +167,20 @@ def test_run_again_leads_to_both_answers_side_by_side(new_page: Callable[..., An
     expect(page).to_have_url(f"{reading.service.url}/history/{stream.completion_id}/compare/{again}")
 
 
+def test_run_again_after_the_way_back_asks_once_more(page: Any, reading: Reading) -> None:
+    script = reading.upstream.script(answer("one")).then(*answer("two")).then(*answer("three"))
+    stream = reading.client.stream_text(script.prompt)
+    stream.text()
+    reading.open(page, stream.completion_id)
+    for text in ("two", "three"):
+        page.get_by_role("button", name="Run again").click()
+        page.wait_for_url("**/compare/*")
+        expect(page.locator(".pair .answer").last).to_contain_text(text)
+        expect(page.locator(".progress")).to_have_count(0)
+        page.go_back()
+        page.locator("html.js").wait_for()
+
+
 def test_only_what_changes_of_a_comparison_is_renewed(page: Any, reading: Reading) -> None:
     gates = [Gate(), Gate()]
     script = reading.upstream.script(delta("so "), wait_for(gates[0]), delta("far"), wait_for(gates[1]), finish(), done())
