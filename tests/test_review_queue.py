@@ -104,6 +104,14 @@ def test_two_browsers_never_get_the_same_one(client: Client, tag: str, ids: list
     assert "Other reviewers have the rest" in late.page
 
 
+def test_what_one_skipped_is_not_said_to_be_with_others(client: Client, tag: str, ids: list[int]) -> None:
+    other, reader = Reader(client, tag), Reader(client, tag)
+    assert other.look(f"completion={ids[3]}") == ids[3]
+    assert reader.look(f"before={ids[2]}") is None
+    assert "Other reviewers have the rest" in reader.page
+    assert "4 left: they are open elsewhere, or you skipped them." in reader.page
+
+
 def test_one_that_is_left_or_whose_time_ran_out_is_free_again(
         client: Client, database: Database, tag: str, ids: list[int]) -> None:
     ana, bob = Reader(client, tag), Reader(client, tag)

@@ -181,6 +181,18 @@ def test_run_again_after_the_way_back_asks_once_more(page: Any, reading: Reading
         page.locator("html.js").wait_for()
 
 
+def test_an_answer_to_somebody_elses_prompt_says_where_it_came_from(page: Any, reading: Reading) -> None:
+    """Even when that prompt is deleted: then only its messages tell."""
+    completion_id = reading.ask("Asked aside")
+    origin = page.locator(".fact", has=page.get_by_text("Regenerated from", exact=True))
+    reading.open(page, completion_id)
+    expect(origin).to_contain_text("nothing: this is the first answer to its prompt")
+    messages = json.dumps([{"role": "user", "content": "Asked before"}])
+    reading.database.execute("UPDATE completions SET messages = :messages WHERE id = :id", messages=messages, id=completion_id)
+    reading.open(page, completion_id)
+    expect(origin).to_contain_text("an answer that was deleted since")
+
+
 def test_only_what_changes_of_a_comparison_is_renewed(page: Any, reading: Reading) -> None:
     gates = [Gate(), Gate()]
     script = reading.upstream.script(delta("so "), wait_for(gates[0]), delta("far"), wait_for(gates[1]), finish(), done())
