@@ -169,12 +169,12 @@ class Filter:
                 break
         return ids
 
-    def count(self, at_most: int | None = None) -> int:
-        """How many there are; a count that reaches `at_most` stops there."""
-        return self.count_for(math.inf, at_most)[0]
+    def count(self) -> int:
+        """How many there are."""
+        return self.count_for(math.inf)[0]
 
     def count_for(self, seconds: float, at_most: int | None = None) -> tuple[int, bool]:
-        """How many were counted by then, and whether these are all."""
+        """How many were counted by then, and whether these are all; a count that reaches `at_most` stops there."""
         total, give_up = 0, time.monotonic() + seconds
         for bottom, top in windows(*self.reach):
             inner = self._in(bottom, top).limit(None if at_most is None else at_most - total).subquery()
