@@ -74,11 +74,12 @@ def context(conversation_id: int | None, **more: Any) -> dict[str, Any]:
     """What chat.html shows: the conversation by turns, those at the side, and what the form offers."""
     conversation = find(Conversation, conversation_id) if conversation_id else None
     completions = Completion.of_conversation(conversation.id) if conversation else []
+    ratings = Review.ratings([completion.id for completion in completions])
     return {
         "conversation": conversation,
         "reads_only": conversation is not None and not is_own(conversation),
         "turns": turns(completions),
-        "thumbs": Review.thumbs([completion.id for completion in completions]),
+        "thumbs": {completion_id: rating["user"] for completion_id, rating in ratings.items()},
         "conversations": Conversation.recent(50),
         "models": current_app.config["LLMSTREAM_MODELS"],
         **more,

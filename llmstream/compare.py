@@ -39,7 +39,8 @@ def again(completion_id: int) -> Any:
     key = KeySchema().load({"Idempotency-Key": request.form["idempotency_key"]} if "idempotency_key" in request.form else {})
     completion = find(Completion, completion_id)
     body = same_call(completion, Completion.of_conversation(completion.conversation_id))
-    body.pop("prompt", None)
+    if body.pop("prompt", None) is not None:
+        body.setdefault("system", "")  # `regenerate` alone would take the one that the conversation has by now
     if body["model"] not in current_app.config["LLMSTREAM_MODELS"]:
         del body["model"]  # the default answers instead
     asked = ask(PromptSchema().load(body | {"regenerate": completion_id}), "chat", key.get("idempotency_key"))

@@ -67,8 +67,8 @@ def store(engine: Engine, writer: Writer, count: int) -> Numbered:
     with engine.begin() as connection:
         first_talk = reserve(connection, "conversations", len({row["talk"] for row in rows}))
         made = Numbered(rows, reserve(connection, "completions", count), first_talk)
-        for name, query in TEXTS["views"].items():
-            connection.execute(insert(SavedView).values(owner="local", name=name, query=query, created_at=writer.end))
+        for name in sorted(TEXTS["views"].keys() - connection.scalars(select(SavedView.name).where(SavedView.owner == "local"))):
+            connection.execute(insert(SavedView).values(owner="local", name=name, query=TEXTS["views"][name]))
     chunk = {"completion_id": made.completions[rows.index(writing)]["id"], "start": 0, "text": half, "at_ms": half_at}
     for table, part in [*made.tables, (Chunk, [chunk] if half else [])]:
         for at in range(0, len(part), BATCH):

@@ -92,13 +92,13 @@ class Filter:
         args = {name: changes.get(name, self.args.getlist(name)) for name in dict.fromkeys((*NAMES, *changes))}
         return urlencode({name: value for name, value in args.items() if value is not None}, doseq=True)
 
-    def words(self) -> list[Word]:
-        """Each condition with what removes it."""
+    def words(self, **changes: Any) -> list[Word]:
+        """Each condition with what removes it; `changes` are as for `query`."""
         return [
             Word(
                 LABELS.get(name, name.capitalize().replace("_id", "")),
                 VALUES.get(value, value) if name in ("status", "rating") else value,
-                self.query(**{name: [other for other in self.args.getlist(name) if other != value]}),
+                self.query(**{**changes, name: [other for other in self.args.getlist(name) if other != value]}),
             )
             for name in NAMES
             for value in dict.fromkeys(self.args.getlist(name))
@@ -169,12 +169,12 @@ class Filter:
                 break
         return ids
 
-    def count(self, at_most: int | None = None) -> int:
-        """How many there are; a count that reaches `at_most` stops there."""
-        return self.count_for(math.inf, at_most)[0]
+    def count(self) -> int:
+        """How many there are."""
+        return self.count_for(math.inf)[0]
 
     def count_for(self, seconds: float, at_most: int | None = None) -> tuple[int, bool]:
-        """How many were counted by then, and whether these are all."""
+        """How many were counted by then, and whether these are all; a count that reaches `at_most` stops there."""
         total, give_up = 0, time.monotonic() + seconds
         for bottom, top in windows(*self.reach):
             inner = self._in(bottom, top).limit(None if at_most is None else at_most - total).subquery()

@@ -63,7 +63,7 @@ def around(chosen: Filter, found: Page) -> dict[str, Any]:
         "tags": [] if mine else Tag.usual(),
         "reasons": [] if mine else Review.usual_reasons(),
         "tags_of": Tag.among(found.ids),
-        "thumbs": Review.thumbs(found.ids),
+        "ratings": Review.ratings(found.ids),
         "today": now().date(),
         "is_indexed": "q" not in chosen.values or not behind(),
         "looked_back_to": Completion.begun_after(found.next_before) if found.is_short else None,

@@ -45,10 +45,12 @@ class Review(db.Model):  # type: ignore[name-defined]
         return db.session.scalars(query.where(cls.id < before) if before else query).all()
 
     @classmethod
-    def thumbs(cls, completion_ids: Sequence[int]) -> dict[int, str | None]:
-        """The newest thumb of a user on each of these that has one."""
-        query = select(cls.completion_id, cls.rating).where(cls.completion_id.in_(completion_ids), cls.role == "user")
-        return {row.completion_id: row.rating for row in db.session.execute(query.order_by(cls.id))}
+    def ratings(cls, completion_ids: Sequence[int]) -> dict[int, dict[str, str | None]]:
+        """Of each of these, by role: the newest rating by a reviewer and the user's newest thumb; None where there is none."""
+        by_reviewer, by_user = newest_ratings(Completion.id)
+        query = select(Completion.id, by_reviewer.label("reviewer"), by_user.label("user"))
+        rows = db.session.execute(query.where(Completion.id.in_(completion_ids)))
+        return {row.id: {"reviewer": row.reviewer, "user": row.user} for row in rows}
 
     @classmethod
     def usual_reasons(cls, limit: int = 12) -> list[str]:
@@ -158,13 +160,17 @@ def judge(completion_id: int, reviewer: str, role: str, said: dict[str, str | No
 
 def verdict(completion_id: int) -> dict[str, Any]:
     """What the reviews come to: the newest rating by a reviewer, else the user's newest thumb; when a reviewer last judged."""
-    by_reviewer = newest_by(completion_id, "reviewer", Review.rating).where(Review.rating.is_not(None)).scalar_subquery()
-    by_user = newest_by(completion_id, "user", Review.rating).scalar_subquery()
     reviewed_at = newest_by(completion_id, "reviewer", Review.created_at).scalar_subquery()
-    return {"rating": func.coalesce(by_reviewer, by_user), "reviewed_at": reviewed_at}
+    return {"rating": func.coalesce(*newest_ratings(completion_id)), "reviewed_at": reviewed_at}
 
 
-def newest_by(completion_id: int, role: str, *columns: Any) -> Any:
+def newest_ratings(completion_id: Any) -> tuple[Any, Any]:
+    """By a reviewer, who may have judged without one since, and by the user, who may have taken it back."""
+    by_reviewer = newest_by(completion_id, "reviewer", Review.rating).where(Review.rating.is_not(None))
+    return by_reviewer.scalar_subquery(), newest_by(completion_id, "user", Review.rating).scalar_subquery()
+
+
+def newest_by(completion_id: Any, role: str, *columns: Any) -> Any:
     query = select(*columns).where(Review.completion_id == completion_id, Review.role == role)
     return query.order_by(Review.id.desc()).limit(1)
 

@@ -28,7 +28,7 @@ PlaceSchema = Schema.from_dict({name: Digits(validate=validate.Range(1, BIGGEST_
 
 
 class Place(NamedTuple):
-    """What to show: an answer, or none. `is_taken`: others read what there is. `look_on`: what is older was not looked at yet."""
+    """What to show: an answer, or none. `is_taken`: others read it, or all of it. `look_on`: what is older is not seen yet."""
 
     completion_id: int | None
     is_taken: bool = False
@@ -74,7 +74,8 @@ def look(waiting: Filter, place: dict[str, int]) -> Place:
         leave(left, me)
     if "after" in place:
         newer = waiting.after(20, place["after"])
-        return Place(take(newer, me), is_taken=bool(newer))
+        taken = take(newer, me)
+        return Place(taken, is_taken=bool(newer) and not taken)
     before, is_taken = place.get("before"), False
     for _ in range(5):
         page = waiting.page(20, before)

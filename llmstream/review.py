@@ -22,7 +22,7 @@ LONGEST_TEXT = 64 * 1024  # bytes of a note or a correction
 
 def short(text: str) -> None:
     if len(text.encode(errors="surrogatepass")) > LONGEST_TEXT:
-        raise ValidationError("At most 64 KiB. Nothing was saved; your text is still there if you go back.")
+        raise ValidationError("At most 64 KiB. Nothing was saved.")
 
 
 class Words(fields.String):

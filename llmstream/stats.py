@@ -122,7 +122,7 @@ class Report:
         undated = [(name, value) for name, value in wanted.args.items(multi=True) if name not in ("from", "to")]
         self.filter = Filter.load(MultiDict([*undated, *self.period.query.items()]))
         self.undated = wanted.query(**{"from": None, "to": None})
-        self.chips = wanted.words()
+        self.chips = wanted.words(**{name: asked[name] for name in ("days", "by") if name in asked})
         self.whole_query = wanted.query(**{**asked, "whole": "yes"}) if asked.get("whole") != "yes" else None
         counts = Counts(self.filter, LIMITS_S[asked.get("whole", "no")])
         if counts.left_out:

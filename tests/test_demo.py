@@ -86,6 +86,7 @@ def test_what_is_there_is_not_touched(history: Database) -> None:
     assert added.exit_code == 0, added.output
     after = history.rows("SELECT id, prompt, response, status FROM completions ORDER BY id")
     assert after[:COUNT] == before and len(after) == COUNT + 25
+    assert history.value("SELECT max(n) FROM (SELECT count(*) AS n FROM saved_views GROUP BY name) AS t") == 1
     times = [row["created_at"] for row in history.rows("SELECT created_at FROM completions ORDER BY id")]
     assert times == sorted(times)
     next_id = history.value("INSERT INTO conversations (owner, title, created_at) VALUES ('o', 't', '2026-01-01') RETURNING id")

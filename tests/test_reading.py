@@ -197,6 +197,17 @@ def test_what_a_model_said_that_is_no_longer_offered_is_run_again_with_the_usual
     assert client.finished(int(again.headers["Location"].rsplit("/", 1)[1]))["request_model"] == "scripted-model"
 
 
+def test_a_first_prompt_is_run_again_without_the_system_message_that_came_later(client: Client, upstream: Upstream) -> None:
+    script = upstream.script(answer("one")).then(*answer("one again"))
+    stream = client.stream_text(script.prompt)
+    stream.text()
+    later = upstream.script(answer("two"))
+    client.stream_text(later.prompt, conversation_id=stream.conversation_id, system="Now be rude.").text()
+    again = client.call("POST", f"/history/{stream.completion_id}/again", allow_redirects=False)
+    client.finished(int(again.headers["Location"].rsplit("/", 1)[1]))
+    assert script.call(2).messages == script.call(1).messages
+
+
 def test_its_pages_are_there_on_both_databases(client: Client, upstream: Upstream) -> None:
     stream = client.stream_text(upstream.script(answer("one")).then(*answer("two")).prompt)
     stream.text()

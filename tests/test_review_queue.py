@@ -41,6 +41,10 @@ class Reader:
         assert found
         return found[1]
 
+    @property
+    def is_told_of_another(self) -> bool:
+        return 'data-part="taken">Another reviewer has this answer open' in self.page
+
 
 @pytest.fixture
 def tag() -> str:
@@ -81,6 +85,7 @@ def test_what_was_skipped_is_not_offered_again_at_once(client: Client, tag: str,
     assert reader.look(f"before={ids[3]}") is None
     assert "You have come to the end" in reader.page and reader.left == "4"
     assert reader.look(f"after={ids[3]}") == ids[2]
+    assert not reader.is_told_of_another
     assert reader.look(f"after={ids[0]}") is None
     assert "This was the newest" in reader.page
     assert reader.look() == ids[0]
@@ -97,6 +102,14 @@ def test_two_browsers_never_get_the_same_one(client: Client, tag: str, ids: list
     assert sorted(filter(None, got), reverse=True) == ids, "each of the four once"
     late = next(reader for reader in readers if 'data-completion-id=""' in reader.page)
     assert "Other reviewers have the rest" in late.page
+
+
+def test_what_one_skipped_is_not_said_to_be_with_others(client: Client, tag: str, ids: list[int]) -> None:
+    other, reader = Reader(client, tag), Reader(client, tag)
+    assert other.look(f"completion={ids[3]}") == ids[3]
+    assert reader.look(f"before={ids[2]}") is None
+    assert "Other reviewers have the rest" in reader.page
+    assert "4 left: they are open elsewhere, or you skipped them." in reader.page
 
 
 def test_one_that_is_left_or_whose_time_ran_out_is_free_again(
@@ -120,7 +133,7 @@ def test_an_open_page_keeps_its_answer(client: Client, database: Database, tag: 
     bob.look()
     is_problem(client.call("PUT", f"/review/{ids[0]}/lock", headers={"Cookie": bob.cookie}), 409)
     assert bob.look(f"completion={ids[0]}") == ids[0]
-    assert "Another reviewer has this answer open" in bob.page
+    assert bob.is_told_of_another
     judge(client, ids[0])
 
 

@@ -6,11 +6,17 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+from werkzeug.datastructures import MultiDict
 
+from llmstream import create_app
+from llmstream.extensions import db
+from llmstream.figures import Counts
+from llmstream.filters import Filter
 from tests.client import Client, eventually
 from tests.conftest import Launch
 from tests.exchange import Gate
-from tests.service import Database, Service
+from tests.service import Database, Service, one_database
 from tests.steps import delta, done, finish, wait_for
 from tests.test_demo import flask_command
 from tests.upstream import Upstream
@@ -87,6 +93,20 @@ def test_each_figure_is_what_the_history_says(numbers: Service, query: str) -> N
     for step in found["steps"]:
         is_right(step, [row for row in rows if step["from"] <= row["created_at"][:10] <= step["to"]])
     assert sum(step["answers"] for step in found["steps"]) == sum(model["answers"] for model in found["models"]) == len(rows)
+
+
+@one_database
+def test_a_conversation_is_counted_by_its_own_index(numbers: Service) -> None:
+    asked: list[tuple[str, Any]] = []
+    settings = {"DATABASE_URL": numbers.database.url, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"}
+    with create_app(settings).app_context():
+        event.listen(db.engine, "before_cursor_execute", lambda *said: asked.append((said[2], said[3])))
+        Counts(Filter.load(MultiDict({"conversation_id": "5"})), 10)
+        db.engine.dispose()
+    counting, values = next((words, values) for words, values in asked if "input_tokens" in words)
+    with numbers.database.engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {counting}", values).all()
+    assert "ix_completions_conversation" in str(plan)
 
 
 def test_each_query_lists_exactly_what_was_counted(numbers: Service) -> None:

@@ -1,4 +1,5 @@
 // One answer as the service streams it: asked for once, read to its end over as many connections as that takes.
+import { newKey } from "./page.js";
 import { readEvents } from "./sse.js";
 
 const WAITS_MS = [300, 700, 1500, 3000, 6000];
@@ -13,7 +14,6 @@ export class Problem extends Error {
     this.status = status;
     this.title = problem.title || "The service refused";
     this.errors = problem.errors || {};
-    this.completionId = problem.completion_id;
     this.retryAfter = retryAfter;
   }
 
@@ -109,10 +109,6 @@ export class Answer {
     const response = await fetch(`/stream/${this.id}`, { method: "DELETE" });
     if (!response.ok) throw await Problem.from(response);
   }
-}
-
-function newKey() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 // Waits, but no longer than until the machine is back on the network.

@@ -1,9 +1,9 @@
 // The page of one completion: its answer rendered or raw, live while it is being written, and replayed afterwards.
 import { Answer } from "./answer.js";
-import { enableJudging } from "./judge.js";
+import { complain, enableJudging, send } from "./judge.js";
 import { keys } from "./keys.js";
 import { MarkdownView } from "./markdown.js";
-import { announce, enableCopy, fetchPage, localiseTimes } from "./page.js";
+import { announce, enableCopy, fetchPage, refreshParts } from "./page.js";
 import { enableReplay } from "./replay.js";
 import { markHidden } from "./visible.js";
 
@@ -14,6 +14,7 @@ const view = new MarkdownView(box);
 let text = box.textContent;
 let isRaw = box.classList.contains("raw");
 let timer = 0;
+let isSending = false;
 
 async function show(isWhole) {
   timer = 0;
@@ -69,14 +70,30 @@ async function followLive() {
 async function renewFacts() {
   const fresh = await fetchPage();
   if (!fresh) return;
-  localiseTimes(fresh);
-  for (const old of document.querySelectorAll("[data-refresh]")) {
-    const renewed = fresh.querySelector(`[data-refresh="${old.dataset.refresh}"]`);
-    if (renewed) old.replaceWith(renewed);
-  }
+  refreshParts(fresh);
   enableReplay(text);
   enableJudging(document, () => text);
   completion.dataset.status = fresh.querySelector('[data-part="completion"]').dataset.status;
+}
+
+// A judgement, a tag or a name is sent from where the reader is; what is said about the answer is then renewed.
+async function onJudge(event) {
+  const form = event.target;
+  if (!form.closest('[data-refresh="judge"]')) return;
+  event.preventDefault();
+  if (isSending) return;
+  isSending = true;
+  try {
+    const { page } = await send(form, event.submitter);
+    refreshParts(page, ["judge", "facts"]);
+    enableJudging(document, () => text);
+    document.getElementById(form.action.endsWith("/tags") ? "tag" : "judge-title").focus({ preventScroll: true });
+    announce("Saved.");
+  } catch (error) {
+    complain(part("judge"), error.message);
+  } finally {
+    isSending = false;
+  }
 }
 
 const press = (selector) => () => document.querySelector(selector)?.click();
@@ -90,6 +107,7 @@ function openField(name) {
 
 enableCopy((kind) => (kind === "prompt" ? part("prompt").textContent : text));
 document.addEventListener("click", onView);
+document.addEventListener("submit", onJudge);
 keys({
   j: ["Older completion", press('[data-go="older"]')],
   k: ["Newer completion", press('[data-go="newer"]')],

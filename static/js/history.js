@@ -1,7 +1,7 @@
-// The history page: rows that are being written are kept up to date, new ones come without a reload and without moving
-// what is being read, panels close as a menu does, and keys lead from row to row.
+// The history page: rows are kept up to date, new ones come without a reload and without moving what is being read, panels
+// close as a menu does, and keys lead from row to row.
 import { keys } from "./keys.js";
-import { announce, fetchPage, localiseTimes } from "./page.js";
+import { announce, cameBack, fetchPage, localiseTimes } from "./page.js";
 
 const LIVE_MS = 1000; // while a row on the page is being written
 const QUIET_MS = 3000;
@@ -28,12 +28,20 @@ function onVisibility() {
   if (!document.hidden && !isFetching && (isNewest || liveRows().length)) refresh();
 }
 
+// Back from the page of an answer, which may have been judged there: a browser shows the list as it was.
+function onPageShow({ persisted }) {
+  for (const field of document.querySelector('[data-part="filters"]')?.elements || []) field.disabled = false; // back from a search
+  if (!cameBack(persisted) || isFetching) return;
+  clearTimeout(timer);
+  refresh();
+}
+
 async function refresh() {
   isFetching = true;
   const fresh = await fetchPage();
   if (fresh?.querySelector('[data-part="results"]')) {
     localiseTimes(fresh);
-    for (const row of liveRows()) await renew(row, fresh.getElementById(row.id));
+    await renewRows(fresh);
     if (!fresh.querySelector(".hint")) results.querySelector(".hint")?.remove();
     if (isNewest && !isFull) takeNew(fresh.querySelector('[data-part="results"]'));
   }
@@ -41,8 +49,17 @@ async function refresh() {
   schedule();
 }
 
-async function renew(row, fresh) {
-  fresh ||= await fetchRow(idOf(row));
+// As far down as the fresh page reaches, and below that what is being written.
+async function renewRows(fresh) {
+  const lowest = fresh.querySelector('[rel="next"]') ? Math.min(...[...fresh.querySelectorAll(".row")].map(idOf)) : 0;
+  for (const row of rows()) {
+    if (idOf(row) >= lowest) renew(row, fresh.getElementById(row.id) || undefined);
+    else if (row.dataset.status === "in_progress") renew(row, await fetchRow(idOf(row)));
+  }
+}
+
+// `fresh` is the row as it is now: undefined if it does not fit the filters any more, null if nobody knows.
+function renew(row, fresh) {
   if (fresh === null || fresh?.outerHTML === row.outerHTML) return;
   if (!fresh) {
     row.dataset.status = "gone";
@@ -51,11 +68,12 @@ async function renew(row, fresh) {
     return;
   }
   const hadFocus = row.contains(document.activeElement);
-  row.replaceWith(fresh);
-  if (hadFocus) fresh.querySelector("a").focus({ preventScroll: true });
+  const renewed = fresh.cloneNode(true);
+  row.replaceWith(renewed);
+  if (hadFocus) renewed.querySelector("a").focus({ preventScroll: true });
 }
 
-// A row that newer ones have pushed off the first page: undefined if it does not fit the filters any more, null if nobody answers.
+// A row that newer ones have pushed off the first page.
 async function fetchRow(id) {
   const address = new URL(location);
   address.searchParams.set("before", id + 1);
@@ -160,9 +178,7 @@ document.addEventListener("keydown", (event) => {
   panel.querySelector("summary").focus();
 });
 document.addEventListener("submit", onSubmit);
-addEventListener("pageshow", () => {
-  for (const field of document.querySelector('[data-part="filters"]')?.elements || []) field.disabled = false; // back from a search
-});
+addEventListener("pageshow", onPageShow);
 document.addEventListener("visibilitychange", onVisibility);
 keys({
   j: ["Next answer", () => move(1), { repeats: true }],

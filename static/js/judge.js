@@ -1,4 +1,8 @@
-// The form that judges an answer, on its own page and in the queue.
+// The form that judges an answer, on its own page and in the queue. What is typed in it and not saved yet is a draft: it is there again
+// wherever this tab shows the form again. templates/login.html forgets all drafts, since the next one may be somebody else.
+import { visit } from "./page.js";
+
+const FIELDS = ["reason", "note", "correction"];
 
 // `answer` gives what the model wrote: a correction begins as that, and left as it is it is none.
 export function enableJudging(root, answer) {
@@ -8,6 +12,8 @@ export function enableJudging(root, answer) {
   const begin = () => {
     if (!correction.value && new Blob([answer()]).size <= 65536) correction.value = answer();
   };
+  restoreDraft(form);
+  form.addEventListener("input", () => keepDraft(form, answer()));
   correction.closest("details").addEventListener("toggle", begin);
   correction.addEventListener("focus", begin); // a key's first letters come before the toggle is told
   form.addEventListener("formdata", ({ formData }) => {
@@ -18,7 +24,50 @@ export function enableJudging(root, answer) {
   });
 }
 
+function restoreDraft(form) {
+  for (const [name, text] of Object.entries(JSON.parse(draftOf(form)) || {})) {
+    const field = form.elements[name];
+    field.value = text;
+    if (field.closest("details")) field.closest("details").open = true;
+  }
+}
+
+function keepDraft(form, answer) {
+  const typed = FIELDS.map((name) => [name, form.elements[name].value]).filter(([, text]) => text);
+  const draft = Object.fromEntries(typed.filter(([name]) => name !== "correction" || !isUnchanged(form.elements.correction, answer)));
+  draftOf(form, Object.keys(draft).length ? JSON.stringify(draft) : "");
+}
+
+// Reads it, or writes it: with "" it is gone.
+function draftOf(form, draft = null) {
+  try {
+    if (draft) sessionStorage.setItem(form.action, draft);
+    else if (draft === "") sessionStorage.removeItem(form.action);
+    return sessionStorage.getItem(form.action);
+  } catch {
+    return null; // a browser may refuse to keep anything, or so much
+  }
+}
+
 // A text area keeps only LF.
-export function isUnchanged(field, answer) {
+function isUnchanged(field, answer) {
   return field.value === answer.replace(/\r\n?/g, "\n");
+}
+
+// Sends a form as the browser would: resolves to the page that it leads to, or throws, as `visit` does.
+export async function send(form, submitter) {
+  const came = await visit(form.action, new URLSearchParams(new FormData(form, submitter)));
+  if (form.dataset.part === "judge-form") draftOf(form, "");
+  return came;
+}
+
+// Says in the page what went wrong.
+export function complain(place, words) {
+  document.querySelector('[data-part="complaint"]')?.remove();
+  const note = Object.assign(document.createElement("p"), { className: "note", textContent: words });
+  note.dataset.kind = "failed";
+  note.dataset.part = "complaint";
+  note.setAttribute("role", "alert");
+  place.prepend(note);
+  note.scrollIntoView({ block: "center" });
 }

@@ -55,14 +55,57 @@ export function localiseTimes(root) {
   }
 }
 
-// A page, this one if no address is given, as the server would give it now, or null if it does not answer.
-export async function fetchPage(address = location.href) {
+// An Idempotency-Key. crypto.randomUUID() is not there over plain HTTP.
+export function newKey() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// Who comes back to a form and sends it again means it: with the key that was used it would bring the answer of before.
+function onPageShow({ persisted }) {
+  if (!cameBack(persisted)) return;
+  for (const field of document.querySelectorAll('[name="idempotency_key"]')) field.value = newKey();
+}
+
+// On `pageshow`: whether the page is shown as it was before, and not as the server would give it now.
+export function cameBack(persisted) {
+  return persisted || performance.getEntriesByType("navigation")[0]?.type === "back_forward";
+}
+
+// A page of ours as a document, and the address that it came from in the end; a `body` is posted. Throws words for the reader.
+export async function visit(address, body = null) {
+  let response, html;
   try {
-    const response = await fetch(address, { headers: { Accept: "text/html" }, cache: "no-store" });
-    return response.ok ? new DOMParser().parseFromString(await response.text(), "text/html") : null;
+    response = await fetch(address, { method: body ? "POST" : "GET", body, headers: { Accept: "text/html" }, cache: "no-store" });
+    html = await response.text();
   } catch {
-    return null;
+    throw new Error("The service cannot be reached. What you wrote still stands here; try it again in a moment.");
+  }
+  if (response.status === 401 || new URL(response.url).pathname === "/login") {
+    throw new Error("Your login has ended. What you wrote still stands here: log in in another tab, then try it again.");
+  }
+  const page = new DOMParser().parseFromString(html, "text/html");
+  if (!response.ok) throw new Error(refusal(page) || `The service answered with ${response.status}.`);
+  return { page, address: response.url };
+}
+
+// What templates/error.html says, without the links: nobody has left the page that they were on.
+function refusal(page) {
+  return Array.from(page.querySelectorAll("main p:not(.muted, .choices)"), (line) => line.textContent.trim()).join(" ");
+}
+
+// A page, this one if no address is given, as the server would give it now, or null if it does not.
+export async function fetchPage(address = location.href) {
+  return visit(address).then(({ page }) => page, () => null);
+}
+
+// Takes the parts marked with `data-refresh` from the same page as it is now: those `named`, or else those that have changed.
+export function refreshParts(fresh, named = null) {
+  localiseTimes(fresh);
+  for (const old of document.querySelectorAll("[data-refresh]")) {
+    const renewed = fresh.querySelector(`[data-refresh="${old.dataset.refresh}"]`);
+    if (renewed && (named ? named.includes(old.dataset.refresh) : renewed.outerHTML !== old.outerHTML)) old.replaceWith(renewed);
   }
 }
 
+addEventListener("pageshow", onPageShow);
 localiseTimes(document);

@@ -1,17 +1,17 @@
 // The queue: judges with single keys, and shows the next answer without loading the page anew. Without this script its forms do the same.
-import { enableJudging, isUnchanged } from "./judge.js";
+import { complain, enableJudging, send } from "./judge.js";
 import { keys } from "./keys.js";
 import { MarkdownView } from "./markdown.js";
-import { announce, enableCopy, localiseTimes } from "./page.js";
+import { announce, enableCopy, localiseTimes, visit } from "./page.js";
 import { learnNames, markHidden } from "./visible.js";
 
 const RENEW_MS = 45_000; // an answer is ours for two minutes at a time
-const FIELDS = ["reason", "note", "correction"];
 const main = document.getElementById("main");
 const part = (name) => main.querySelector(`[data-part="${name}"]`);
-const drafts = new Map(); // what was typed and not saved, by the id of its completion
 let answer = ""; // as the model wrote it
 let isBusy = false;
+let asked = 0; // pages so far: only the one that was asked for last is shown
+let shownAt = location.href;
 
 // Each time another answer stands on the page.
 function show() {
@@ -21,94 +21,58 @@ function show() {
   learnNames(main);
   if (answer) new MarkdownView(box).finish(answer).then(() => markHidden(box));
   enableJudging(main, () => answer);
-  restoreDraft();
 }
 
-function keepDraft() {
-  const form = part("judge-form");
-  const typed = form ? FIELDS.map((name) => form.elements[name].value) : [];
-  if (form && isUnchanged(form.elements.correction, answer)) typed[2] = "";
-  if (typed.some(Boolean)) drafts.set(part("review").dataset.completionId, typed);
-}
-
-function restoreDraft() {
-  const typed = drafts.get(part("review").dataset.completionId) || [];
-  typed.forEach((text, index) => {
-    if (!text) return;
-    const field = part("judge-form").elements[FIELDS[index]];
-    field.value = text;
-    if (field.closest("details")) field.closest("details").open = true;
-  });
-}
-
-async function onSubmit(event) {
+function onSubmit(event) {
   const form = event.target;
   if (form.method !== "post") return;
   event.preventDefault();
-  const said = new URLSearchParams(new FormData(form, event.submitter));
-  if (form.action.endsWith("/tags")) {
-    keepDraft();
-    await turnTo(form.action, said, () => part("judge").querySelector("#tag"));
-  } else {
-    const { completionId } = part("review").dataset;
-    if (form !== part("judge-form")) keepDraft();
-    if ((await turnTo(form.action, said)) && form.action.endsWith("/reviews")) drafts.delete(completionId);
-  }
+  const focused = form.action.endsWith("/tags") ? "#tag" : "#shown";
+  if (!isBusy) turnTo(() => send(form, event.submitter), { focused, isSaved: true });
 }
 
 function onClick(event) {
   const link = event.target.closest("a");
   if (!link || event.metaKey || event.ctrlKey || event.shiftKey || new URL(link.href).pathname !== "/review") return;
   event.preventDefault();
-  go(link);
+  if (!isBusy) turnTo(() => visit(link.href));
 }
 
-function go(link) {
-  if (!link) return;
-  keepDraft();
-  turnTo(link.href);
+// Back and forward do not wait: the browser shows their address already. The skip link only leads to another place of the page.
+function onPopState() {
+  const isHere = location.href.split("#")[0] === shownAt.split("#")[0];
+  if (isBusy || !isHere) turnTo(() => visit(location.href), { isBack: true });
 }
 
-// Asks the service, then shows the page that it leads to. Says what went wrong, and leaves everything as it was; resolves to whether
-// that worked. `focused` gives what has the focus afterwards.
-async function turnTo(address, body = null, focused = () => part("shown"), isBack = false) {
-  if (isBusy) return false;
+// Shows the page that `come` resolves to. If it does not come, says why, and leaves everything as it was.
+async function turnTo(come, { focused = "#shown", isSaved = false, isBack = false } = {}) {
+  const mine = ++asked;
   isBusy = true;
   main.setAttribute("aria-busy", "true");
   try {
-    const response = await fetch(address, { method: body ? "POST" : "GET", body, headers: { Accept: "text/html" }, cache: "no-store" });
-    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-    if (!response.ok) return complain(fresh.querySelector("main")?.innerText || `The service answered ${response.status}.`);
-    if (!isBack) history.pushState(null, "", response.url);
-    swap(fresh, focused);
-    return true;
-  } catch {
-    return complain("The service cannot be reached. Nothing was saved; what you wrote still stands here. Try it again in a moment.");
+    const { page, address } = await come();
+    if (mine === asked) swap(page, isBack ? location.href : address, focused, isSaved);
+  } catch (error) {
+    if (isBack && mine === asked) history.pushState(null, "", shownAt);
+    complain(part("judge") || part("review"), error.message);
   } finally {
-    isBusy = false;
-    main.removeAttribute("aria-busy");
+    if (mine === asked) {
+      isBusy = false;
+      main.removeAttribute("aria-busy");
+    }
   }
 }
 
-function swap(fresh, focused) {
+function swap(fresh, address, focused, isSaved) {
   const isSame = fresh.querySelector('[data-part="review"]').dataset.completionId === part("review").dataset.completionId;
+  if (address !== location.href) history.pushState(null, "", address);
+  shownAt = address;
   document.title = fresh.title;
   main.replaceChildren(...fresh.getElementById("main").childNodes);
   show();
   if (!isSame) scrollTo(0, 0);
-  (focused() || part("shown")).focus({ preventScroll: true });
-  announce(isSame ? "Saved." : part("review").dataset.announcement.trim());
-}
-
-function complain(words) {
-  part("complaint")?.remove();
-  const note = Object.assign(document.createElement("p"), { className: "note", textContent: words.trim() });
-  note.dataset.kind = "failed";
-  note.dataset.part = "complaint";
-  note.setAttribute("role", "alert");
-  (part("judge") || part("review")).prepend(note);
-  note.scrollIntoView({ block: "center" });
-  return false;
+  (main.querySelector(focused) || part("shown")).focus({ preventScroll: true });
+  announce(isSaved && isSame ? "Saved." : part("review").dataset.announcement.trim());
 }
 
 // While the page is open the answer stays ours.
@@ -116,7 +80,10 @@ async function renew() {
   const { completionId } = part("review").dataset;
   if (!completionId) return;
   const response = await fetch(`/review/${completionId}/lock`, { method: "PUT" }).catch(() => null);
-  if (response?.status === 409) announce("Another reviewer has opened this answer, too. Both judgements will be kept.");
+  const note = part("taken");
+  if (response?.status !== 409 || !note?.hidden || part("review").dataset.completionId !== completionId) return;
+  note.hidden = false;
+  announce(note.textContent);
 }
 
 const press = (selector) => () => !isBusy && main.querySelector(selector)?.click();
@@ -127,7 +94,7 @@ function openField(name) {
   field.focus();
 }
 
-addEventListener("popstate", () => turnTo(location.href, null, undefined, true));
+addEventListener("popstate", onPopState);
 main.addEventListener("submit", onSubmit);
 main.addEventListener("click", onClick);
 enableCopy(() => answer);

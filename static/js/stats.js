@@ -1,5 +1,5 @@
 // The pictures of the numbers. Each draws what the table below it says; a click opens what its cell links to.
-import "./page.js";
+import { fetchPage } from "./page.js";
 import "../vendor/chart.js";
 
 const { Chart } = globalThis;
@@ -111,18 +111,12 @@ function show() {
 
 // The page comes with what could be counted at once. The rest takes its place when it is there, unless somebody is in its midst.
 async function countTheRest(hint) {
-  const link = hint.querySelector("a");
-  try {
-    const response = await fetch(hint.dataset.rest, { headers: { Accept: "text/html" } });
-    if (!response.ok) return;
-    const page = new DOMParser().parseFromString(await response.text(), "text/html");
-    if (document.querySelector("main").contains(document.activeElement)) link.textContent = "Show the rest";
-    else {
-      document.querySelector("main").replaceWith(page.querySelector("main"));
-      show();
-    }
-  } catch {
-    // The link is still there.
+  const page = await fetchPage(hint.dataset.rest);
+  if (!page) return; // the link is still there
+  if (document.querySelector("main").contains(document.activeElement)) hint.querySelector("a").textContent = "Show the rest";
+  else {
+    document.querySelector("main").replaceWith(page.querySelector("main"));
+    show();
   }
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.client import Client, eventually
 from tests.exchange import Gate
-from tests.pages.chat import SQLITE, expect
+from tests.pages.chat import SQLITE, Wire, expect
 from tests.service import Database, Service
 from tests.steps import answer, delta, done, finish, held, status, wait_for
 from tests.upstream import Upstream
@@ -167,6 +167,52 @@ def test_run_again_leads_to_both_answers_side_by_side(new_page: Callable[..., An
     expect(page).to_have_url(f"{reading.service.url}/history/{stream.completion_id}/compare/{again}")
 
 
+def test_run_again_after_the_way_back_asks_once_more(page: Any, reading: Reading) -> None:
+    script = reading.upstream.script(answer("one")).then(*answer("two")).then(*answer("three"))
+    stream = reading.client.stream_text(script.prompt)
+    stream.text()
+    reading.open(page, stream.completion_id)
+    for text in ("two", "three"):
+        page.get_by_role("button", name="Run again").click()
+        page.wait_for_url("**/compare/*")
+        expect(page.locator(".pair .answer").last).to_contain_text(text)
+        expect(page.locator(".progress")).to_have_count(0)
+        page.go_back()
+        page.locator("html.js").wait_for()
+
+
+def test_an_answer_to_somebody_elses_prompt_says_where_it_came_from(page: Any, reading: Reading) -> None:
+    """Even when that prompt is deleted: then only its messages tell."""
+    completion_id = reading.ask("Asked aside")
+    origin = page.locator(".fact", has=page.get_by_text("Regenerated from", exact=True))
+    reading.open(page, completion_id)
+    expect(origin).to_contain_text("nothing: this is the first answer to its prompt")
+    messages = json.dumps([{"role": "user", "content": "Asked before"}])
+    reading.database.execute("UPDATE completions SET messages = :messages WHERE id = :id", messages=messages, id=completion_id)
+    reading.open(page, completion_id)
+    expect(origin).to_contain_text("an answer that was deleted since")
+
+
+def test_only_what_changes_of_a_comparison_is_renewed(page: Any, reading: Reading) -> None:
+    gates = [Gate(), Gate()]
+    script = reading.upstream.script(delta("so "), wait_for(gates[0]), delta("far"), wait_for(gates[1]), finish(), done())
+    still, stream = reading.ask("It stays."), reading.client.stream_text(script.prompt)
+    stream.read_until("so ")
+    reading.open(page, still, f"/compare/{stream.completion_id}")
+    answers = page.locator(".pair .answer")
+    page.get_by_role("heading", name=f"Completion {stream.completion_id}").get_by_role("link").focus()
+    answers.first.select_text()
+    gates[0].open()
+    expect(answers.last).to_contain_text("far")
+    assert "It stays." in page.evaluate("getSelection().toString()")
+    gates[1].open()
+    expect(page.locator("#announcer")).to_have_text("Both answers have ended.")
+    expect(page.locator(".pair .badge").last).to_have_text("Completed")
+    expect(page.get_by_role("heading", name=f"Completion {stream.completion_id}").get_by_role("link")).to_be_focused()
+    expect(page.get_by_role("button", name=f"Run {still} again")).to_be_visible()
+    assert "It stays." in page.evaluate("getSelection().toString()")
+
+
 def test_two_answers_stand_side_by_side_or_below_each_other(new_page: Callable[..., Any], reading: Reading) -> None:
     pair = [reading.ask("One answer. " * 20), reading.ask("Another answer. " * 20)]
     for options, is_below in (({}, False), (PHONE, True)):
@@ -226,6 +272,64 @@ def test_keys_walk_the_list_that_the_reader_came_from(page: Any, reading: Readin
     expect(page).to_have_url(f"{reading.service.url}/history?model=other-model&source=api")
 
 
+def test_who_judges_or_tags_stays_in_the_list_that_they_came_from(new_page: Callable[..., Any], reading: Reading) -> None:
+    completion_id = reading.ask("Judge me", model="other-model")
+    page = reading.open(new_page(java_script_enabled=False), completion_id, "?model=other-model&source=api")
+    address = f"{reading.service.url}/history/{completion_id}?model=other-model&source=api#judge"
+    page.get_by_role("button", name="Good").click()
+    expect(page).to_have_url(address)
+    expect(page.locator('[data-part="said"]')).to_contain_text("Good by local")
+    page.get_by_label("A tag to add").fill("kept")
+    page.get_by_role("button", name="Add").click()
+    expect(page.get_by_role("link", name="kept")).to_be_visible()
+    expect(page).to_have_url(address)
+
+
+def test_what_was_typed_outlives_a_tag_another_page_and_a_refusal(page: Any, reading: Reading, wire: Wire) -> None:
+    older, shown = reading.ask("The older one"), reading.ask("The one that is judged")
+    page.goto(f"{wire.url}/history/{shown}")
+    note, said = page.get_by_label("Note", exact=True), page.locator('[data-part="said"]')
+    page.keyboard.press("n")
+    page.keyboard.type("half a thought")
+    page.get_by_label("A tag to add").fill("kept")
+    page.get_by_role("button", name="Add").click()
+    expect(page.get_by_role("link", name="kept")).to_be_visible()
+    expect(page.locator("#tag")).to_be_focused()
+    expect(note).to_have_value("half a thought")
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    expect(page).to_have_url(f"{wire.url}/history/{older}")
+    expect(note).to_have_value("")
+    page.locator("html.js").wait_for()
+    page.keyboard.press("k")
+    expect(page).to_have_url(f"{wire.url}/history/{shown}")
+    expect(note).to_have_value("half a thought")
+    wire.cut()
+    page.keyboard.press("g")
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    expect(note).to_have_value("half a thought")
+    wire.mend()
+    page.keyboard.press("g")
+    expect(said).to_contain_text("half a thought")
+    expect(page.locator("#announcer")).to_have_text("Saved.")
+    expect(page.locator("#judge-title")).to_be_focused()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.locator(".facts")).not_to_contain_text("no reviewer has judged it yet")
+    page.reload()
+    expect(said).to_contain_text("half a thought")
+    expect(note).to_have_value("")
+
+
+def test_a_refused_judgement_says_why_where_it_stands(page: Any, reading: Reading) -> None:
+    reading.open(page, reading.ask("Judge me"))
+    page.locator("summary", has_text="Note").click()
+    note = page.get_by_label("Note", exact=True)
+    note.fill("é" * 40_000)
+    page.get_by_role("button", name="Good").click()
+    expect(page.get_by_role("alert")).to_have_text("note: At most 64 KiB. Nothing was saved.")
+    expect(note).to_have_value("é" * 40_000)
+
+
 def test_the_page_of_an_answer_is_worked_with_keys(page: Any, reading: Reading, client: Client) -> None:
     completion_id = reading.timed([("some ", 100), ("text", 60_000)], 61_000)
     reading.open(page, completion_id)
@@ -241,7 +345,6 @@ def test_the_page_of_an_answer_is_worked_with_keys(page: Any, reading: Reading, 
         page.keyboard.press("Escape")
     page.keyboard.press("b")
     expect(page.locator('[data-part="said"]')).to_contain_text("too short")
-    page.wait_for_load_state("load")  # the keys of the page that came
     (said,) = client.get(f"/history/{completion_id}/reviews").json()["data"]
     assert [said[name] for name in ("rating", "reason", "note", "correction")] == [
         "bad", "wrong tone", "too short", "some text and more"]
@@ -249,7 +352,7 @@ def test_the_page_of_an_answer_is_worked_with_keys(page: Any, reading: Reading, 
     page.keyboard.type("by keys")
     page.keyboard.press("Enter")
     expect(page.get_by_role("link", name="by keys")).to_be_visible()
-    page.wait_for_load_state("load")
+    page.keyboard.press("Escape")
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("Save without a rating")
 

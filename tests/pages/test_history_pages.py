@@ -41,6 +41,22 @@ def test_the_pages_lead_from_the_newest_to_the_older(page: Any, service: Service
     expect(page.locator(f"#{first}")).to_have_count(1)
 
 
+def test_a_users_thumb_is_no_verdict_of_a_reviewer(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
+    stream = client.stream_text(upstream.script(answer("Judge me")).prompt)
+    stream.text()
+
+    def facts(**said: str | None) -> str:
+        assert client.call("POST", f"/history/{stream.completion_id}/reviews", json=said).status_code == 201
+        page.goto(service.url + "/history")
+        row = page.locator(f"#completion-{stream.completion_id}")
+        return " | ".join(row.locator(":is(.verdict, .badge + span)").all_inner_texts())
+    assert facts(role="user", rating="good") == "Good, says the user"
+    assert facts(note="Only a note") == "Reviewed | Good, says the user"
+    assert facts(rating="bad") == "Bad | Good, says the user"
+    assert facts(note="Another note") == "Bad | Good, says the user"
+    assert facts(role="user", rating=None) == "Bad"
+
+
 def test_an_empty_history_says_why_and_what_to_do(page: Any, start: Any) -> None:
     service = start(WEB_CONCURRENCY=1)
     page.goto(service.url + "/history")
@@ -62,6 +78,35 @@ def test_a_live_one_is_shown_live_in_the_list(page: Any, service: Service, clien
     gates[1].open()
     expect(row.locator(".badge")).to_have_text("Completed")
     expect(row.get_by_role("link")).to_be_focused()
+
+
+@pytest.mark.parametrize("is_older", [False, True], ids=["the newest page", "an older page"])
+def test_who_comes_back_to_the_list_sees_what_was_judged(
+        page: Any, service: Service, client: Client, upstream: Upstream, is_older: bool) -> None:
+    pair = [client.stream_text(upstream.script(answer(text)).prompt) for text in ("One", "Two")]
+    for stream in pair:
+        stream.text()
+    shown = pair[not is_older].completion_id
+    page.goto(f"{service.url}/history?limit=1" + (f"&before={shown + 1}" if is_older else ""))
+    row = page.locator(f"#completion-{shown}")
+    row.get_by_role("link").click()
+    page.locator("html.js").wait_for()
+    page.keyboard.press("g")
+    expect(page.locator('[data-part="said"]')).to_contain_text("Good by local")
+    page.go_back()
+    expect(row.locator(".verdict")).to_have_text("Good")
+
+
+def test_a_row_that_does_not_fit_any_more_says_so(page: Any, service: Service, client: Client, upstream: Upstream) -> None:
+    pair = [client.stream_text(upstream.script(answer(text)).prompt) for text in ("One", "Two")]
+    for stream in pair:
+        stream.text()
+    page.goto(f"{service.url}/history?reviewed=no&status=completed")
+    page.locator("html.js").wait_for()
+    older, newer = (page.locator(f"#completion-{stream.completion_id}") for stream in pair)
+    for row, stream in ((older, pair[0]), (newer, pair[1])):
+        client.call("POST", f"/history/{stream.completion_id}/reviews", json={"rating": "bad"})
+        expect(row.locator(".badge")).to_have_text("No longer in this list")
 
 
 def test_one_completion_shows_all_about_it(page: Any, service: Service, client: Client, upstream: Upstream) -> None:

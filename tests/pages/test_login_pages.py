@@ -1,5 +1,8 @@
 """The pages with a login: as the owner of a conversation, as a reviewer, as an admin, and as a stranger who may see nothing."""
+import os
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +61,31 @@ def test_the_owner_asks_judges_and_finds_but_is_offered_no_more(
     expect(page.get_by_role("link", name="mine", exact=True)).to_be_visible()
 
 
+def test_who_logs_in_next_does_not_see_what_was_typed_before(team: Team, upstream: Upstream, as_: Callable[..., Any]) -> None:
+    stream = team.by("eve").stream_text(upstream.script(*answer("to be judged")).prompt)
+    stream.text()
+    shown = f"/history/{stream.completion_id}"
+    page = as_("rita", shown)
+    note = page.get_by_label("Note", exact=True)
+    page.locator("summary", has_text="Note").click()
+    note.fill("only for me")
+    page.reload()
+    expect(note).to_have_value("only for me")
+    page.goto(team.service.url + "/login")
+    page.goto(team.service.url + shown)
+    expect(note).to_have_value("only for me")
+    page.context.clear_cookies()
+    page.keyboard.press("g")
+    expect(page.get_by_role("alert")).to_contain_text("Your login has ended.")
+    expect(note).to_have_value("only for me")
+    page.goto(team.service.url + shown)
+    page.get_by_label("Name").fill("ana")
+    page.get_by_label("Password").fill(password("ana"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("You judge as ana")).to_be_visible()
+    expect(note).to_have_value("")
+
+
 def test_the_owner_without_a_script(team: Team, upstream: Upstream, as_: Callable[..., Any]) -> None:
     page = as_("bob", java_script_enabled=False)
     page.locator("#prompt").fill(upstream.script(*answer("plain")).prompt)
@@ -72,7 +100,7 @@ def test_the_owner_without_a_script(team: Team, upstream: Upstream, as_: Callabl
 
 
 def test_a_reviewer_judges_others_answers_by_keyboard_and_exports(
-        team: Team, upstream: Upstream, as_: Callable[..., Any]) -> None:
+        team: Team, upstream: Upstream, as_: Callable[..., Any], tmp_path: Path) -> None:
     stream = team.by("eve").stream_text(upstream.script(*answer("to be judged")).prompt)
     stream.text()
     team.by("rita").call("PUT", f"/history/{stream.completion_id}/tags/morning")
@@ -95,6 +123,9 @@ def test_a_reviewer_judges_others_answers_by_keyboard_and_exports(
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").first.click()
     assert download.value.suggested_filename.endswith(".csv")
+    command = page.locator("code", has_text="curl").text_content()
+    ran = subprocess.run(["sh"], input=command, env=os.environ | {"API_KEY": team.keys["rita"]}, cwd=tmp_path, text=True)
+    assert ran.returncode == 0 and f'"id":{stream.completion_id},' in (tmp_path / "history.jsonl").read_text()
 
 
 def test_an_admin_makes_users_and_keys_and_deletes(team: Team, upstream: Upstream, as_: Callable[..., Any]) -> None:

@@ -1,5 +1,6 @@
 """Judging in the browser: the queue with keys alone, by forms without JavaScript, and the thumbs of the chat."""
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -118,6 +119,87 @@ def test_what_was_typed_is_not_lost_by_skipping_nor_by_a_lost_connection(page: A
     page.keyboard.press("g")
     shows(page, queue.ids[1])
     assert [review["note"] for review in queue.judgements(0)] == ["half a thought"]
+
+
+def test_what_was_typed_is_not_lost_by_the_browsers_own_way_back(page: Any, queue: Queue) -> None:
+    queue.open(page)
+    page.keyboard.press("j")
+    shows(page, queue.ids[1])
+    note = page.get_by_label("Note", exact=True)
+    page.keyboard.press("n")
+    page.keyboard.type("half a thought")
+    page.go_back()
+    shows(page, queue.ids[0])
+    page.go_forward()
+    shows(page, queue.ids[1])
+    expect(note).to_have_value("half a thought")
+    note.fill("")
+    page.go_back()
+    shows(page, queue.ids[0])
+    page.go_forward()
+    shows(page, queue.ids[1])
+    expect(note).to_have_value("")
+    expect(note).to_be_hidden()
+
+
+def test_back_is_not_ignored_while_the_next_answer_is_on_its_way(page: Any, queue: Queue) -> None:
+    queue.open(page)
+    page.keyboard.press("j")
+    shows(page, queue.ids[1])
+    late: list[Any] = []
+    third = re.compile(f"before={queue.ids[1]}")
+    page.route(third, lambda route: late.append(route))
+    with page.expect_request(third):
+        page.keyboard.press("j")
+    page.go_back()
+    shows(page, queue.ids[0])
+    with page.expect_response(third) as came:
+        late[0].continue_()
+    came.value.finished()
+    page.keyboard.press("j")
+    shows(page, queue.ids[1])
+    page.go_back()
+    shows(page, queue.ids[0])
+    expect(page).to_have_url(f"{queue.url}/review?tag={queue.tag}")
+
+
+def test_only_what_was_saved_is_called_saved(page: Any, queue: Queue, database: Database) -> None:
+    queue.open(page)
+    announcer = page.locator("#announcer")
+    page.get_by_label("A tag to add").fill("later")
+    page.get_by_role("button", name="Add").click()
+    expect(announcer).to_have_text("Saved.")
+    taken = "UPDATE completions SET reviewing_by = 'another', reviewing_until = '2999-01-01' WHERE id = :id"
+    for completion_id in queue.ids:
+        database.execute(taken, id=completion_id)
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    expect(page.get_by_role("link", name="Look again")).to_be_visible()
+    page.evaluate("document.getElementById('announcer').textContent = ''")
+    page.keyboard.press("j")
+    expect(announcer).to_have_text("Nothing more to show.")
+
+
+def test_the_skip_link_asks_for_no_other_page(page: Any, queue: Queue) -> None:
+    queue.open(page)
+    page.locator("html.js").wait_for()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("link", name="Skip to the content").press("Enter")
+    expect(page).to_have_url(re.compile("#main$"))
+    expect(page.locator("#main")).to_be_focused()
+    assert not [url for url in asked if "/review" in url]
+
+
+def test_who_lost_an_answer_to_another_reviewer_sees_it(page: Any, queue: Queue, database: Database) -> None:
+    page.clock.install()
+    queue.open(page)
+    note = page.locator("main").get_by_text("Another reviewer has this answer open.")
+    expect(note).to_be_hidden()
+    database.execute("UPDATE completions SET reviewing_by = 'another' WHERE id = :id", id=queue.ids[0])
+    page.clock.run_for(46_000)
+    expect(note).to_be_visible()
+    expect(page.locator("#announcer")).to_contain_text("Another reviewer has this answer open.")
 
 
 def test_two_browsers_do_not_get_the_same_one(new_page: Callable[..., Any], queue: Queue) -> None:

@@ -109,9 +109,19 @@ def test_without_a_script_the_tables_are_there(new_page: Callable[..., Any], num
     expect(page.locator("#answers tbody tr")).to_have_count(7)
     expect(page.locator("canvas").first).to_be_hidden()
     page.get_by_role("link", name="Remove: Model mistral-small").click()
+    expect(page.locator("#answers tbody tr")).to_have_count(7)
     page.get_by_role("link", name="90 days").click()
     expect(page.locator("#first tbody tr")).to_have_count(90)
     expect(page.locator("#first tbody tr").first).to_contain_text("no answers")
+
+
+def test_figures_that_list_nothing_are_no_links(page: Any, numbers: Service) -> None:
+    page.goto(numbers.url + "/stats?status=in_progress&days=7&by=week")
+    answers = page.get_by_role("list", name="At a glance").get_by_role("listitem").first
+    expect(answers).to_have_text("0answers in 7 days")
+    expect(answers.get_by_role("link")).to_have_count(0)
+    expect(page.locator('[href*="None"]')).to_have_count(0)
+    expect(page.get_by_role("link", name="Remove: Status")).to_have_attribute("href", "/stats?days=7&by=week")
 
 
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(new_page: Callable[..., Any], numbers: Service) -> None:
