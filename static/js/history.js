@@ -1,7 +1,7 @@
 // The history page: rows are kept up to date, new ones come without a reload and without moving what is being read, panels
 // close as a menu does, and keys lead from row to row.
 import { keys } from "./keys.js";
-import { announce, cameBack, fetchPage, localiseTimes } from "./page.js";
+import { announce, fetchPage, localiseTimes } from "./page.js";
 
 const LIVE_MS = 1000; // while a row on the page is being written
 const QUIET_MS = 3000;
@@ -31,7 +31,8 @@ function onVisibility() {
 // Back from the page of an answer, which may have been judged there: a browser shows the list as it was.
 function onPageShow({ persisted }) {
   for (const field of document.querySelector('[data-part="filters"]')?.elements || []) field.disabled = false; // back from a search
-  if (!cameBack(persisted) || isFetching) return;
+  const cameBack = persisted || performance.getEntriesByType("navigation")[0]?.type === "back_forward";
+  if (!cameBack || isFetching) return;
   clearTimeout(timer);
   refresh();
 }

@@ -60,15 +60,9 @@ export function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// Who comes back to a form and sends it again means it: with the key that was used it would bring the answer of before.
-function onPageShow({ persisted }) {
-  if (!cameBack(persisted)) return;
+// A key is for one look at a page: who comes back to a form and sends it again means it, and would else get the answer of before.
+function renewKeys() {
   for (const field of document.querySelectorAll('[name="idempotency_key"]')) field.value = newKey();
-}
-
-// On `pageshow`: whether the page is shown as it was before, and not as the server would give it now.
-export function cameBack(persisted) {
-  return persisted || performance.getEntriesByType("navigation")[0]?.type === "back_forward";
 }
 
 // A page of ours as a document, and the address that it came from in the end; a `body` is posted. Throws words for the reader.
@@ -107,5 +101,5 @@ export function refreshParts(fresh, named = null) {
   }
 }
 
-addEventListener("pageshow", onPageShow);
+addEventListener("pageshow", renewKeys);
 localiseTimes(document);

@@ -191,7 +191,8 @@ def test_the_skip_link_asks_for_no_other_page(page: Any, queue: Queue) -> None:
     assert not [url for url in asked if "/review" in url]
 
 
-def test_who_lost_an_answer_to_another_reviewer_sees_it(page: Any, queue: Queue, database: Database) -> None:
+def test_who_lost_an_answer_to_another_reviewer_sees_it(new_page: Callable[..., Any], queue: Queue, database: Database) -> None:
+    page = new_page()
     page.clock.install()
     queue.open(page)
     note = page.locator("main").get_by_text("Another reviewer has this answer open.")
