@@ -1,4 +1,5 @@
 """What a reload or a broken connection costs: nothing."""
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,7 +45,9 @@ def test_a_connection_cut_midway_is_taken_up_again(page: Any, wire: Wire, upstre
     assert len(script.calls) == 1
 
 
-def test_a_service_that_stays_away_is_said_in_words_and_can_be_tried_again(page: Any, wire: Wire, upstream: Upstream) -> None:
+def test_a_service_that_stays_away_is_said_in_words_and_can_be_tried_again(
+        new_page: Callable[..., Any], wire: Wire, upstream: Upstream) -> None:
+    page = new_page()
     page.clock.install()
     gate = Gate()
     chat = Chat(page, wire.url).open()

@@ -89,7 +89,8 @@ def test_a_timeline_of_next_to_nothing_says_so(page: Any, reading: Reading) -> N
     expect(seen).to_contain_text("the worker that had noted these was gone")
 
 
-def test_the_replay_writes_the_answer_as_it_came(page: Any, reading: Reading) -> None:
+def test_the_replay_writes_the_answer_as_it_came(new_page: Callable[..., Any], reading: Reading) -> None:
+    page = new_page()
     page.clock.install()
     completion_id = reading.timed([("Grüße ", 1000), ("👩‍👩‍👧 ", 2000), ("日本語", 4000)], 5000)
     reading.open(page, completion_id)

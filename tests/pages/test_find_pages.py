@@ -36,8 +36,9 @@ def completed(client: Client, upstream: Upstream) -> int:
 
 
 @pytest.fixture
-def timed(page: Any) -> Iterator[Any]:
-    """A page whose clock the test moves."""
+def timed(new_page: Callable[..., Any]) -> Iterator[Any]:
+    """A page whose clock the test moves, with a profile of its own: in one that is shared the clock would stay for the next."""
+    page = new_page()
     page.clock.install()
     return page
 
