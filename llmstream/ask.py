@@ -155,7 +155,7 @@ def prepare(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]
     if model not in config["LLMSTREAM_MODELS"]:
         raise Unprocessable({"model": [f"Must be one of: {', '.join(config['LLMSTREAM_MODELS'])}."]})
     prompt = again.prompt if again else fields["prompt"]
-    system = fields.get("system", past[-1].system if past else None)
+    system = fields.get("system", turns(past)[-1][-1].system if past else None)  # an older turn asked again changes nothing
     given = {name: fields[name] for name in ("temperature", "max_tokens") if name in fields}
     parameters = {**(again.parameters if again else {}), **given}
     if again and again.messages:

@@ -23,7 +23,7 @@ def same_call(completion: Completion, conversation: Sequence[Completion]) -> dic
     is_first = completion in turns(conversation)[0] and not (completion.messages or completion.lacks_turns)
     body: dict[str, Any] = {"prompt": completion.prompt} if is_first else {"regenerate": completion.id}
     body["model"] = completion.request_model
-    if completion.system or (not is_first and conversation[-1].system):
+    if completion.system or (not is_first and turns(conversation)[-1][-1].system):
         body["system"] = completion.system or ""
     return body | {name: value for name, value in completion.parameters.items() if value is not None}
 

@@ -96,3 +96,13 @@ def test_what_cannot_be_regenerated_is_refused(client: Client, database: Databas
     is_problem(client.ask("both", regenerate=1), 422)
     is_problem(client.ask(), 422)
     assert database.count() == before
+
+
+def test_an_older_turn_asked_again_without_a_system_message_leaves_the_later_ones_theirs(client: Client, upstream: Upstream) -> None:
+    one = client.stream_text(upstream.script(*answer("one")).then(*answer("one again")).prompt)
+    one.text()
+    client.stream_text(upstream.script(*answer("two")).prompt, conversation_id=one.conversation_id, system="Be brief.").text()
+    regenerate(client, one.completion_id, system="")
+    last = upstream.script(*answer("three"))
+    client.stream_text(last.prompt, conversation_id=one.conversation_id).text()
+    assert last.call().messages[0] == {"role": "system", "content": "Be brief."}
