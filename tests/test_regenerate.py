@@ -98,7 +98,7 @@ def test_what_cannot_be_regenerated_is_refused(client: Client, database: Databas
     assert database.count() == before
 
 
-def test_an_older_turn_asked_again_without_a_system_message_leaves_the_later_ones_theirs(client: Client, upstream: Upstream) -> None:
+def test_an_older_turn_asked_again_without_a_system_message_leaves_later_ones_theirs(client: Client, upstream: Upstream) -> None:
     one = client.stream_text(upstream.script(*answer("one")).then(*answer("one again")).prompt)
     one.text()
     client.stream_text(upstream.script(*answer("two")).prompt, conversation_id=one.conversation_id, system="Be brief.").text()
