@@ -181,8 +181,8 @@ def test_a_later_prompt_is_reproduced_by_regenerating_it() -> None:
     assert same_call(second, talk) == {"regenerate": 2, "model": "m", "system": "Be brief.", "temperature": 0}
     left = of(5, lacks_turns=True)
     assert same_call(left, [left])["regenerate"] == 5, "what came before it was deleted"
-    third = of(4)
-    assert same_call(third, [first, third, second]) == {"regenerate": 4, "model": "m", "system": "", "temperature": 0}
+    third, later = of(4), of(6, system="Be brief.")
+    assert same_call(third, [first, third, later]) == {"regenerate": 4, "model": "m", "system": "", "temperature": 0}
 
 
 def test_what_a_model_said_that_is_no_longer_offered_is_run_again_with_the_usual_one(
