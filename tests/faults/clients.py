@@ -2,6 +2,8 @@
 import itertools
 import os
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -15,7 +17,8 @@ from tests.faults.machine import Machine, another_machine
 from tests.faults.numbered import prompt
 from tests.faults.pair import quit_at_once
 from tests.faults.wire import Wire, Wires
-from tests.service import Service
+from tests.people import wait_closed
+from tests.service import ROOT, Service
 from tests.steps import delta, done, finish, pause, wait_for
 
 HELD_S = 35.0  # no connection of a client that is gone is kept for longer
@@ -27,12 +30,29 @@ REST = "".join(f"and ü{i} " for i in range(20))
 SEEN = "seen ü "
 
 
+def with_login(service: Service) -> Service:
+    """Without one, a client on another machine is refused."""
+    assert service.database
+    database = {"DATABASE_URL": service.database.url}
+    environ = os.environ | database | {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "LLMSTREAM_MODEL": "none"}
+
+    def flask(*words: str) -> str:
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
+        return subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True).stdout
+
+    flask("user", "add", "ana", "--role", "admin", "--no-password")
+    secret = flask("key", "add", "leaving", "--user", "ana").split()[-1]
+    wait_closed(service)
+    service.client.headers["Authorization"] = f"Bearer {secret}"
+    return service
+
+
 def leaves(run: Run) -> Result:
     """Clients hang up in every way; their answers are finished and kept, they are let go, and nobody else notices."""
     if run.kind == "postgresql" and not run.long:
         raise NotApplicable  # it differs in nothing that a client who leaves could meet
     result = Result("client leaves")
-    service = run.start(**PATIENT, **run.pick(HASTY, {}))
+    service = with_login(run.start(**PATIENT, **run.pick(HASTY, {})))
     with Wires() as wires, ThreadPoolExecutor(64) as pool, ExitStack() as ends:
         others = [wires.ask(service, prompt(run.pick(120, 800), 50), events=bool(i % 2)) for i in range(10)]
         probe = ends.enter_context(run.probe(service))

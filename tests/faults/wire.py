@@ -176,7 +176,7 @@ class Wires:
     def _send(self, service: Service, call: str, fields: dict[str, Any], body: bytes, events: bool,
               sock: socket.socket | None, read: bool) -> Wire:
         fields = {"Host": f"127.0.0.1:{service.port}", "Connection": "close",
-                  "Accept": "text/event-stream" if events else "text/plain"} | fields
+                  "Accept": "text/event-stream" if events else "text/plain"} | service.client.headers | fields
         head = "\r\n".join([f"{call} HTTP/1.1"] + [f"{name}: {value}" for name, value in fields.items()])
         wire = Wire(sock or service.connect(), head.encode() + b"\r\n\r\n" + body, events)
         if read:
