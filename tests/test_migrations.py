@@ -114,6 +114,19 @@ def test_a_populated_database_of_the_first_release_keeps_all_its_rows(new_databa
         connection.exec_driver_sql("DELETE FROM completions")  # the triggers that are there have the tables that they need
 
 
+def test_that_earlier_turns_were_deleted_stays_known(new_database: Callable[[], Database]) -> None:
+    database = new_database()
+    command(database, "db", "upgrade", "0006")
+    populate(database)
+    database.execute("UPDATE completions SET turn = NULL, messages = NULL")
+    database.execute("UPDATE conversations SET deleted_from = 0")
+    for _ in range(2):
+        command(database, "db", "upgrade")
+        assert database.value("SELECT lacks_turns FROM completions")
+        command(database, "db", "downgrade", "0006")
+        assert database.value("SELECT deleted_from FROM conversations") == 0
+
+
 def test_a_later_migration_of_the_largest_table_loses_no_row_no_trigger_no_reference(
         new_database: Callable[[], Database], tmp_path: Path) -> None:
     """SQLite rebuilds a table to change it: done naively, that deletes the rows that refer to it, and its triggers."""

@@ -1,4 +1,4 @@
-"""What a deletion leaves behind of a conversation: its turns in their order, and what was sent with one that is gone."""
+"""What a deletion leaves behind of a conversation: its turns in their order, and where some are missing."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,12 +16,12 @@ FURTHER_BACK = """UPDATE completions SET turn = (SELECT origin.turn FROM complet
 
 def upgrade() -> None:
     op.add_column("completions", sa.Column("turn", sa.BigInteger(), nullable=True))
-    op.add_column("completions", sa.Column("lacks_turns", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.add_column("conversations", sa.Column("deleted_from", sa.BigInteger(), nullable=True))
     op.execute(FROM_ITS_ORIGIN)
     while op.get_bind().execute(sa.text(FURTHER_BACK)).rowcount:  # a regeneration of a regeneration
         pass
 
 
 def downgrade() -> None:
-    op.drop_column("completions", "lacks_turns")
+    op.drop_column("conversations", "deleted_from")
     op.drop_column("completions", "turn")
