@@ -16,11 +16,11 @@ from werkzeug.http import parse_date
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from .config import is_loopback
+from .transcript import PIECE_BYTES
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 BODY_S = 20
 SEND_BUFFER_BYTES = 65536
-PIECE_BYTES = 65536  # of a body, sent at a time: a reader has LLMSTREAM_READER_TIMEOUT_S for each
 PROXIED = ("Forwarded", "Via", "X-Real-Ip", "True-Client-Ip", "Cf-Connecting-Ip")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 POLICY = (
@@ -158,6 +158,7 @@ def bound_its_reader(response: Response) -> Response:
 
 
 def in_pieces(data: bytes) -> Iterator[bytes]:
+    """A body as it is sent: its reader has LLMSTREAM_READER_TIMEOUT_S for each piece."""
     for start in range(0, len(data), PIECE_BYTES):
         yield data[start : start + PIECE_BYTES]
 

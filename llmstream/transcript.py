@@ -11,7 +11,7 @@ from .endings import Ending, broken
 
 FINISH_WAIT_S = 30.0  # how long a reader waits for the ending to be stored before its stream is cut
 TIMELINE_POINTS = 500
-PIECE_BYTES = 65536  # read at a time: a client has its patience's time for each, however long the answer
+PIECE_BYTES = 65536  # handed out at a time: a client has LLMSTREAM_READER_TIMEOUT_S for each, however long the whole is
 
 
 class Lost(Exception):

@@ -201,10 +201,7 @@ def test_http_1_0_is_told_the_length(filled: Service) -> None:
 
 @one_database
 def test_one_who_stops_reading_is_let_go_and_holds_up_nobody(filled: Service) -> None:
-    with socket.socket() as idle:
-        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        idle.connect(("127.0.0.1", filled.port))
-        idle.sendall(b"GET /history.jsonl HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    with small_reader(filled) as idle:
         assert len(lines(filled.client, "/history.jsonl")) == ROWS
         eventually(lambda: not has_connection(filled, idle.getsockname()[1]), 6, "letting go")
 
@@ -212,15 +209,21 @@ def test_one_who_stops_reading_is_let_go_and_holds_up_nobody(filled: Service) ->
 @one_database
 def test_one_who_reads_slowly_but_reads_gets_all_of_it(filled: Service) -> None:
     """The limit (1 s here) is for each piece, not for all that is sent in one go."""
-    with socket.socket() as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.connect(("127.0.0.1", filled.port))
-        slow.sendall(b"GET /history.jsonl HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    with small_reader(filled) as slow:
         received, began = 0, time.monotonic()
         while received < 500_000 and (piece := slow.recv(8192)):
             received += len(piece)
             time.sleep(max(0, began + received / 200_000 - time.monotonic()))
     assert received >= 500_000
+
+
+def small_reader(service: Service) -> socket.socket:
+    """Asks for all of the history, with little room for what comes."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", service.port))
+    sock.sendall(b"GET /history.jsonl HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return sock
 
 
 def has_connection(service: Service, port: int) -> bool:
