@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import gevent
-from flask import has_request_context, request
+from flask import has_request_context
 from flask_login import UserMixin
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Select, Text, delete, select, update
@@ -19,6 +19,7 @@ from werkzeug.security import check_password_hash, generate_password_hash
 
 from .access import ROLES, Actor, actor, fingerprint
 from .extensions import db
+from .gate import client_address
 from .models import KEEP_IDS, Json, moment, now, primary_key, reference
 from .schemas import storable
 from .visible import HIDDEN
@@ -202,7 +203,7 @@ def audit(action: str, target: str, details: dict[str, Any] | None = None, name:
     """Write down who does this, and commit, with whatever else the session holds. `name` where the actor is not known yet."""
     asked = has_request_context()
     who = name if name is not None else actor().name if asked else "command line"
-    where = request.remote_addr if asked else None
+    where = client_address() if asked else None
     line = Audit(actor=who, action=action, target=target, remote_addr=where, details=details)
     db.session.add(line)
     db.session.commit()

@@ -17,7 +17,7 @@ from werkzeug.exceptions import Conflict
 from .access import ADMIN, actor, is_mine, is_own, may
 from .context import Context, context_for, message
 from .errors import Unprocessable, conversation_busy, not_stored, too_many
-from .gate import received_body
+from .gate import client_address, received_body
 from .generation import Generation
 from .limits import Exceeded, check_bytes
 from .models import Completion, Conversation, before, db, now, turns
@@ -72,7 +72,7 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
         "owner": actor().name,
         "credential": actor().counted_as,
         "source": source,
-        "remote_addr": request.remote_addr,
+        "remote_addr": client_address(),
         "client_name": str(request.user_agent)[:200] or None,
         "idempotency_key": key or secrets.token_urlsafe(16),
         "body_hash": body_hash,

@@ -24,7 +24,7 @@ from .config import is_loopback
 from .delivery import Revoked
 from .errors import prefers_html, problem, too_many
 from .extensions import db
-from .gate import SAFE_METHODS, came_from_afar, received_body
+from .gate import SAFE_METHODS, came_from_afar, client_address, received_body
 from .limits import Exceeded
 from .revocation import Watch
 
@@ -61,7 +61,7 @@ def init_app(app: Flask) -> None:
 def meter_address() -> None:
     """One more request from this address, whoever sends it. 429 once there are too many; without a login there never are."""
     if has_login():
-        count(f"address {request.remote_addr}")
+        count(f"address {client_address()}")
 
 
 def count(who: str) -> None:

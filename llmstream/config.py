@@ -105,13 +105,18 @@ def describe_database(uri: str) -> str:
     return f"PostgreSQL database {url.database} on {url.host or 'this machine'}{f':{url.port}' if url.port else ''}"
 
 
+def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """One of IPv4 as such, also where we listen on :: and see it as ::ffff:192.0.2.1. Raises ValueError."""
+    address = ipaddress.ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a service that listens on this address, or send from it."""
     try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+        return address_of("127.0.0.1" if host == "localhost" else host).is_loopback
     except ValueError:
         return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _address(text: str) -> str:

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_date
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from .config import is_loopback
+from .config import address_of, is_loopback
 from .transcript import PIECE_BYTES
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -52,8 +52,7 @@ def through_proxies(app: Any, networks: Iterable[Any]) -> Callable[..., Any]:
 
     def choose(environ: dict[str, Any], start_response: Any) -> Any:
         try:
-            peer = ipaddress.ip_address(environ.get("REMOTE_ADDR", ""))
-            peer = getattr(peer, "ipv4_mapped", None) or peer  # as IPv4 looks where we listen on ::
+            peer = address_of(environ.get("REMOTE_ADDR", ""))
         except ValueError:
             return app(environ, start_response)
         return (behind_proxy if any(peer in network for network in networks) else app)(environ, start_response)
@@ -115,6 +114,17 @@ def came_from_afar() -> bool:
     names = [name for name, _ in request.headers]
     was_forwarded = any(name in PROXIED or name.startswith("X-Forwarded-") for name in names)
     return was_forwarded or not is_loopback(request.remote_addr or "")
+
+
+def client_address() -> str | None:
+    """Of IPv6 the network of 64 bits: its client may take another address in it at any time (RFC 8981)."""
+    try:
+        address = address_of(request.remote_addr or "")
+    except ValueError:
+        return request.remote_addr
+    if address.version == 4 or address.is_loopback:
+        return str(address)
+    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 def received_body() -> bytes:

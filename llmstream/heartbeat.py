@@ -25,6 +25,7 @@ BEAT_S = 1.0
 BEAT_LIMIT_S = 2.0  # a connection that hangs is given up in time to beat again by another
 GONE_AFTER = 6  # readings
 PART = 20  # rows ended in one transaction: what is done stays done, however slow the database is
+PAUSE_S = 0.05  # between two parts
 SWEEP_AFTER_S = 10  # a begin that nobody waits for any more has either landed by then or never will
 
 completions = Completion.__table__
@@ -63,13 +64,21 @@ class Heartbeat:
             ended = transact(self._connection, lambda c: self._bury(c, gone))
             for worker in gone:
                 log.warning("worker %s is gone", worker[0])
-            while ended:
-                log.warning("ended what workers left behind that are gone: answers %d", ended)
-                ended = transact(self._connection, end_orphans) if ended == PART else 0
+            self._end_more(self._connection, ended)
         except BaseException:
             self._connection.close()
             self._connection = None
             raise
+
+    def _end_more(self, connection: Connection, ended: int) -> None:
+        """Part after part, for a second; then it is time to beat again, and what is left comes after that."""
+        enough = time.monotonic() + BEAT_S
+        while ended:
+            log.warning("ended what workers left behind that are gone: answers %d", ended)
+            if ended < PART or time.monotonic() > enough:
+                return
+            gevent.sleep(PAUSE_S)  # SQLite has one writer at a time, and text that is being written is to be stored
+            ended = transact(connection, end_orphans)
 
     def _raise_and_read(self, connection: Connection) -> dict[Identity, int]:
         be_known(connection, self.recorder.me)  # at first, and again where we were given up for dead

@@ -16,7 +16,7 @@ from .accounts import ApiKey, Audit, NewKeySchema, NewUserSchema, Session, User,
 from .auth import check_form, has_login
 from .errors import too_many
 from .extensions import db
-from .gate import received_body
+from .gate import client_address, received_body
 from .models import now
 from .schemas import BIGGEST_ID, PageSchema
 
@@ -46,7 +46,7 @@ def enter() -> Any:
         return render_template("login.html", next=onward, has_login=True, failure=words, name=name), 401
     assert user
     tried.action = "login"
-    opened = Session.open(user, request.remote_addr)
+    opened = Session.open(user, client_address())
     db.session.commit()
     session.clear()  # what was in the cookie before is worth nothing now
     login_user(opened)
@@ -78,8 +78,13 @@ def let_try(name: str) -> Audit:
 def refuse_guessing(name: str, more: int) -> None:
     """429 if there were too many wrong passwords, with `more` of them; counted over all workers."""
     recent = select(func.count()).where(Audit.action == "login failed", Audit.at > now() - WINDOW)
-    by_name = db.session.scalar(recent.where(Audit.target == name)) or 0
-    by_address = db.session.scalar(recent.where(Audit.remote_addr == request.remote_addr)) or 0
+    here = client_address()
+    of_name = recent.where(Audit.target == name)
+    came_in_from_here = select(Session.id_hash).join(User).where(User.name == name, Session.remote_addr == here).limit(1)
+    if db.session.scalar(came_in_from_here):  # in the last days; then what others try from elsewhere shuts nobody out here
+        of_name = of_name.where(Audit.remote_addr == here)
+    by_name = db.session.scalar(of_name) or 0
+    by_address = db.session.scalar(recent.where(Audit.remote_addr == here)) or 0
     logins = select(func.count()).where(Audit.action == "login", Audit.at > now() - WINDOW, Audit.target == name)
     if (db.session.scalar(logins) or 0) >= LOGINS_BY_NAME:
         raise too_many("Too many logins. Wait a quarter of an hour, then try again.", int(WINDOW.total_seconds()))

@@ -121,7 +121,7 @@ class Report:
         self.period = Period.asked(wanted, PERIODS[self.days or "all"])
         undated = [(name, value) for name, value in wanted.args.items(multi=True) if name not in ("from", "to")]
         self.filter = Filter.load(MultiDict([*undated, *self.period.query.items()]))
-        self.undated = wanted.query(**{"from": None, "to": None})
+        self.undated = wanted.query(**{"from": None, "to": None, "by": asked.get("by")})
         self.chips = wanted.words(**{name: asked[name] for name in ("days", "by") if name in asked})
         self.whole_query = wanted.query(**{**asked, "whole": "yes"}) if asked.get("whole") != "yes" else None
         counts = Counts(self.filter, LIMITS_S[asked.get("whole", "no")])

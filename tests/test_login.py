@@ -11,8 +11,8 @@ import requests
 
 from tests.client import Client
 from tests.conftest import Launch
-from tests.people import Browser, Team, add_user, command, password, wait_closed
-from tests.service import Database, free_port, one_database
+from tests.people import ROLES, Browser, Team, add_user, command, password, wait_closed
+from tests.service import Database, Service, free_port, one_database
 from tests.start.processes import environ, refusal
 from tests.steps import answer
 from tests.upstream import Upstream
@@ -175,33 +175,60 @@ def test_right_logins_have_a_limit_too(team: Team, fresh: Callable[..., Browser]
     assert Browser(team.service.url).log_in("rita").status_code == 303, "others come in"
 
 
-@one_database
-def test_guessing_is_slowed_down_by_address_which_only_our_proxy_tells(
-    start: Launch, new_database: Callable[[], Database]
-) -> None:
+@pytest.fixture
+def proxied(start: Launch, new_database: Callable[[], Database]) -> Service:
+    """Behind a proxy whose word on addresses counts; ana and rita may log in."""
     service = start(new_database(), LLMSTREAM_PROXIES="127.0.0.0/8", LLMSTREAM_HOSTS="llm.example.com", WEB_CONCURRENCY=1)
     assert service.database
-    add_user(service.database, "ana", "admin")
+    for name in ("ana", "rita"):
+        add_user(service.database, name, ROLES[name])
     wait_closed(service)
-    service.database.execute(
-        "INSERT INTO audit (at, actor, action, target, remote_addr) "
-        + " UNION ALL ".join(
-            f"SELECT (SELECT created_at FROM users), 'x', 'login failed', 'x{i}', '192.0.2.7'" for i in range(50)
-        )
-    )
+    return service
+
+
+def misses(service: Service, address: str, names: list[str]) -> None:
+    """Wrong passwords for these names, from this address, a moment ago."""
+    now = "(SELECT max(created_at) FROM users)"
+    rows = [f"SELECT {now}, '{name}', 'login failed', '{name}', '{address}'" for name in names]
+    assert service.database
+    service.database.execute("INSERT INTO audit (at, actor, action, target, remote_addr) " + " UNION ALL ".join(rows))
+
+
+def log_in_from(service: Service, address: str, name: str) -> requests.Response:
+    """With the right password, by way of the proxy that says so."""
+    browser = Browser(service.url)
     by_proxy = {"Host": "llm.example.com", "X-Forwarded-Proto": "https", "Origin": "https://llm.example.com"}
+    browser.session.headers.update(by_proxy | {"X-Forwarded-For": address})
+    page = browser.get("/login")
+    token = re.search(r'name="csrf_token" value="([^"]+)"', page.text)
+    cookie = page.headers["Set-Cookie"]
+    assert token and "Secure" in cookie and "HttpOnly" in cookie
+    sent = {"Cookie": cookie.partition(";")[0]}  # a browser sends a Secure cookie to https only
+    return browser.post("/login", sent, csrf_token=token[1], name=name, password=password(name))
+
+
+@one_database
+def test_guessing_is_slowed_down_by_address_which_only_our_proxy_tells(proxied: Service) -> None:
+    misses(proxied, "192.0.2.7", [f"x{i}" for i in range(50)])
     for address, status in (("192.0.2.7", 429), ("192.0.2.8, 192.0.2.7", 429), ("192.0.2.7, 192.0.2.8", 303)):
-        browser = Browser(service.url)
-        browser.session.headers.update(by_proxy | {"X-Forwarded-For": address})
-        page = browser.get("/login")
-        token = re.search(r'name="csrf_token" value="([^"]+)"', page.text)
-        cookie = page.headers["Set-Cookie"]
-        assert token and "Secure" in cookie and "HttpOnly" in cookie
-        sent = {"Cookie": cookie.partition(";")[0]}  # a browser sends a Secure cookie to https only
-        came = browser.post("/login", sent, csrf_token=token[1], name="ana", password=password("ana"))
+        came = log_in_from(proxied, address, "ana")
         assert came.status_code == status, address
     assert "Secure" in came.headers["Set-Cookie"]
-    assert service.database.value("SELECT remote_addr FROM sessions") == "192.0.2.8"
+    assert proxied.database and proxied.database.value("SELECT remote_addr FROM sessions") == "192.0.2.8"
+    misses(proxied, "2001:db8:1:2::/64", [f"x{i}" for i in range(50)])
+    assert log_in_from(proxied, "2001:db8:1:2:3::4", "ana").status_code == 429, "as its network"
+    assert log_in_from(proxied, "2001:db8:1:3::1", "ana").status_code == 303
+
+
+def test_who_guesses_elsewhere_shuts_nobody_out_where_they_came_in_before(proxied: Service) -> None:
+    assert log_in_from(proxied, "192.0.2.8", "ana").status_code == 303
+    misses(proxied, "192.0.2.9", ["ana"] * 10)
+    misses(proxied, "192.0.2.8", ["ana"] * 9)
+    assert log_in_from(proxied, "192.0.2.8", "ana").status_code == 303
+    assert log_in_from(proxied, "192.0.2.7", "ana").status_code == 429, "from anywhere else"
+    assert log_in_from(proxied, "192.0.2.8", "rita").status_code == 303
+    misses(proxied, "192.0.2.8", ["ana"])
+    assert log_in_from(proxied, "192.0.2.8", "ana").status_code == 429, "guesses from there count"
 
 
 def test_what_an_unknown_proxy_forwards_does_not_count(team: Team) -> None:

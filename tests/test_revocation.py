@@ -4,13 +4,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import sqlalchemy as sa
 
 from tests.client import Client, eventually
 from tests.conftest import Launch
 from tests.contract import endings, is_problem, row_is
 from tests.exchange import Gate
 from tests.people import Team
-from tests.steps import delta, held, wait_for
+from tests.steps import answer, delta, held, wait_for
 from tests.upstream import Upstream
 
 REVOKED = endings()["revoked"]
@@ -125,6 +126,23 @@ def test_a_revoked_export_is_cut(team: Team) -> None:
             pass
         raise AssertionError("all of it came")
     assert team.database.execute("DELETE FROM completions WHERE owner = 'big'") == 24
+
+
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+def test_a_deletion_ends_with_the_key_that_began_it(team: Team, upstream: Upstream) -> None:
+    """Held up by a row that another transaction has locked; when that lets go, nobody goes on deleting."""
+    stays = team.by("eve").stream_text(upstream.script(answer("stays")).prompt)
+    assert stays.text() == "stays"
+    key_id, secret = team.key("ana")
+    path, ended = "/delete?owner=eve", "SELECT count(*) FROM audit WHERE action = 'delete ended early'"
+    count = team.database.value("SELECT count(*) FROM completions WHERE owner = 'eve' AND status <> 'in_progress'")
+    with team.database.engine.connect() as other:
+        other.execute(sa.text("SELECT id FROM completions WHERE owner = 'eve' FOR UPDATE"))
+        begun = team.with_key(secret).call("POST", path, data={"shown": count, "typed": count}, stream=True)
+        assert begun.status_code == 200
+        team.ana.submit(f"/admin/keys/{key_id}/revoke", "/admin")
+        eventually(lambda: team.database.value(ended), AT_ONCE_S, "the end of the deletion")
+    assert team.by("eve").history(stays.completion_id)["response"] == "stays"
 
 
 def test_an_expired_key_ends_its_streams_on_another_instance_too(team: Team, start: Launch, upstream: Upstream) -> None:

@@ -41,6 +41,7 @@ function start() {
 function onSubmit(event) {
   event.preventDefault();
   const prompt = box.value;
+  if (running) announce("An answer is still being written. Wait for its end, or stop it.");
   if (running || !prompt.trim()) return;
   box.value = "";
   fitBox();
