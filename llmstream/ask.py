@@ -47,8 +47,10 @@ def json_object(example: str) -> dict[str, Any]:
         abort(415, "Send JSON, with the header Content-Type: application/json.")
     try:
         body = json.loads(received_body().decode())
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         abort(400, f"The body is not JSON: {error}.")
+    except (ValueError, RecursionError):
+        abort(400, "The body nests too deep, or has a number of too many digits.")
     if not isinstance(body, dict):
         raise Unprocessable({"body": [f"Must be a JSON object, such as {example}."]})
     return body

@@ -8,12 +8,13 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 from marshmallow import Schema, ValidationError
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from .access import ROLES
+from .access import LOCAL, ROLES
 from .accounts import ApiKey, NewKeySchema, NewUserSchema, User, audit, disable, revoke_sessions
 from .errors import Unprocessable
 from .extensions import db
+from .judgements import SavedView
 from .models import now
 from .tables import bring_up_to_date
 
@@ -35,6 +36,8 @@ def add_user(name: str, role: str, no_password: bool, password_stdin: bool) -> N
         raise click.ClickException(f"There is a user {name} already.")
     if not no_password:
         made.set_password(asked(password_stdin))
+    if not db.session.scalar(select(User.id).limit(1)):  # who makes the first user takes along the filters that were kept before
+        db.session.execute(update(SavedView).where(SavedView.owner == LOCAL.name).values(owner=name))
     db.session.add(made)
     audit("user added", name, {"role": role})
     click.echo(f"{name} may come in as {role}.")

@@ -87,25 +87,29 @@ class Job:
     """A deletion in the background: who leaves the page does not end it."""
 
     def __init__(self, app: Flask, removal: Iterator[int], who: Actor) -> None:
-        self.gone, self.failed = 0, False
+        self.gone, self.failed, self.is_revoked = 0, False, False
         self.greenlet = gevent.spawn(self._run, app, removal, who.name)
-        if who.credential:  # and it ends when that is revoked
+        if who.credential:  # and it ends after the part that is under way when that is revoked
             app.extensions["watch"].enter(who.credential, self, who.role)
             self.greenlet.link(lambda _: app.extensions["watch"].leave(who.credential, self))
 
     def kill(self, _revoked: Exception, block: bool) -> None:
-        """By GreenletExit: nothing on the way takes that for a fault of the database, and tries again."""
-        self.greenlet.kill(block=block)
+        """As revocation.py calls it. Not by an exception, which could lose the count of a part that is just being committed."""
+        self.is_revoked = True
 
     def _run(self, app: Flask, removal: Iterator[int], who: str) -> None:
         with app.app_context():
             try:
                 for self.gone in removal:
-                    pass
-            except (Exception, gevent.GreenletExit) as error:
-                self.failed = True
-                log.warning("a deletion ended early: %s", first_line(error), exc_info=not is_passing(error))
-                audit("delete ended early", "history", {"answers": self.gone}, name=who)
+                    if self.is_revoked:
+                        return self._end_early(who, "its login or key was revoked")
+            except Exception as error:
+                log.warning("a deletion failed: %s", first_line(error), exc_info=not is_passing(error))
+                self._end_early(who, "the database took no writes")
+
+    def _end_early(self, who: str, why: str) -> None:
+        self.failed = True
+        audit("delete ended early", "history", {"answers": self.gone, "because": why}, name=who)
 
     @property
     def steps(self) -> Iterator[int]:

@@ -101,6 +101,9 @@ def noted(pieces: Pieces, transcript: Transcript, recorder: Recorder) -> Pieces:
             except StopIteration as end:
                 delivery = "complete" if end.value.status == "completed" else "cut"
                 return end.value
+            except Revoked:  # we let go of the client, and not it of us
+                delivery = "cut"
+                raise
             arrived = transcript.arrived
             yield piece
             if piece:  # we are asked for the next one: the connection has taken this one

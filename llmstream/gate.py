@@ -117,11 +117,15 @@ def came_from_afar() -> bool:
 
 
 def client_address() -> str | None:
-    """Of IPv6 the network of 64 bits: its client may take another address in it at any time (RFC 8981)."""
+    """Of IPv6 the network of 64 bits: its client may take another address in it at any time (RFC 8981).
+
+    Without the port that some proxies tell; None where what they tell is no address.
+    """
+    told = request.remote_addr or ""
     try:
-        address = address_of(request.remote_addr or "")
+        address = address_of(told if told.count(":") > 1 and not told.startswith("[") else urlsplit(f"//{told}").hostname or "")
     except ValueError:
-        return request.remote_addr
+        return None
     if address.version == 4 or address.is_loopback:
         return str(address)
     return str(ipaddress.IPv6Network((int(address), 64), strict=False))

@@ -220,7 +220,7 @@ def with_finished(completion_id: int, work: Callable[[Connection], Any]) -> Any:
     if not status:
         raise NotFound(f"There is no completion {completion_id}. Nothing was saved.")
     if status == "in_progress":
-        raise Conflict("This answer is still being written, so it cannot be judged yet. Nothing was saved; try again at its end.")
+        raise Conflict("It is still being written, and cannot be judged or tagged yet. Nothing was saved; try again at its end.")
     return value
 
 

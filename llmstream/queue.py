@@ -131,7 +131,8 @@ def earlier_turns(completion: Completion, limit: int = 20) -> Sequence[Completio
 
 @bp.put("/<int:completion_id>/lock")
 def renew(completion_id: int) -> Any:
-    """A page that is open keeps its answer. 409 once another browser has it."""
-    if completion_id > BIGGEST_ID or not keep(completion_id, browser()):
+    """A page that is open keeps its answer. 404 if it is deleted, 409 once another browser has it."""
+    find(Completion, completion_id)
+    if not keep(completion_id, browser()):
         abort(409, "Another reviewer reads this answer by now.")
     return "", 204

@@ -79,7 +79,7 @@ def remove_all(chosen: Filter, upto: int = BIGGEST_ID - 1, spared: Collection[in
 
 
 def remove(ids: list[int]) -> Iterator[int]:
-    """Delete these, a few at a time. Gives how many are gone after each time."""
+    """Delete these, a few at a time. Gives how many are gone after each try."""
     size, gone, tries = FIRST, 0, 0
     while ids:
         part, began = ids[:size], time.monotonic()
@@ -91,6 +91,7 @@ def remove(ids: list[int]) -> Iterator[int]:
             if not is_passing(error) or tries == TRIES:
                 raise
             gevent.sleep(TRY_S)
+            yield gone
             continue
         took, ids, tries = time.monotonic() - began, ids[size:], 0
         size = max(1, min(MOST, int(size * LOCK_S / took)))

@@ -45,10 +45,13 @@ def save() -> Any:
     received_body()
     given = ViewSchema().load(request.form.to_dict() if is_form else json_object('{"name": "Failed", "query": "status=failed"}'))
     name = " ".join(given["name"].split())
+    if not all("=" in part for part in given["query"].split("&") if part):
+        raise ValidationError({"query": ["Must be the parameters of an address: status=failed&model=a"]})
     try:
         query = Filter.load(MultiDict(parse_qsl(given["query"].removeprefix("?"), keep_blank_values=True))).query()
     except ValidationError as error:
-        raise ValidationError({"query": [f"{field}: {words}" for field, words in error.normalized_messages().items()]}) from None
+        wrong = [f"{field}: {' '.join(words)}" for field, words in error.normalized_messages().items()]
+        raise ValidationError({"query": wrong}) from None
     owner = actor().name  # a transaction may run in another thread, which knows of no request
     view_id, is_new = committed(lambda connection: keep(connection, owner, name, query))
     return redirect(f"/history?{query}", 303) if is_form else (dump(find(SavedView, view_id)), 201 if is_new else 200)

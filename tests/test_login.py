@@ -41,10 +41,13 @@ def test_the_first_user_closes_a_service_that_runs(start: Launch, upstream: Upst
     assert service.database
     assert service.client.stream_text(upstream.script(*answer("open")).prompt).text() == "open"
     assert "no login here yet" in service.client.page("/login").text
+    assert service.client.call("POST", "/views", json={"name": "mornings", "query": "reviewed=no"}).status_code == 201
     assert "may come in as admin" in add_user(service.database, "ana", "admin")
     time.sleep(NOW_CLOSED_S)
     assert {service.client.get("/history").status_code for _ in range(8)} == {401}
-    assert Browser(service.url).log_in("ana").status_code == 303
+    ana = Browser(service.url)
+    assert ana.log_in("ana").status_code == 303
+    assert "mornings" in ana.get("/history").text, "filters of before are the first user's"
 
 
 @one_database
@@ -228,7 +231,7 @@ def test_who_guesses_elsewhere_shuts_nobody_out_where_they_came_in_before(proxie
     assert log_in_from(proxied, "192.0.2.7", "ana").status_code == 429, "from anywhere else"
     assert log_in_from(proxied, "192.0.2.8", "rita").status_code == 303
     misses(proxied, "192.0.2.8", ["ana"])
-    assert log_in_from(proxied, "192.0.2.8", "ana").status_code == 429, "guesses from there count"
+    assert log_in_from(proxied, "192.0.2.8:4711", "ana").status_code == 429, "guesses from there count"
 
 
 def test_what_an_unknown_proxy_forwards_does_not_count(team: Team) -> None:

@@ -84,6 +84,7 @@ def test_what_was_skipped_is_not_offered_again_at_once(client: Client, tag: str,
     assert [reader.look(f"before={above}") for above in (ids[0], ids[1], ids[2])] == ids[1:]
     assert reader.look(f"before={ids[3]}") is None
     assert "You have come to the end" in reader.page and reader.left == "4"
+    assert f"Back to number {ids[3]}" in reader.page
     assert reader.look(f"after={ids[3]}") == ids[2]
     assert not reader.is_told_of_another
     assert reader.look(f"after={ids[0]}") is None
@@ -157,6 +158,7 @@ def test_a_wrong_place_is_refused(client: Client, query: str) -> None:
 
 def test_what_is_gone_is_not_found(client: Client) -> None:
     is_problem(client.get("/review?completion=999999999"), 404)
+    is_problem(client.call("PUT", "/review/999999999/lock"), 404)
 
 
 def test_the_reasons_used_most_are_suggested_first(client: Client, tag: str, ids: list[int]) -> None:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from tests.client import Client, eventually
 from tests.conftest import Launch
-from tests.contract import endings, is_problem, row_is
+from tests.contract import delivery_of, endings, is_problem, row_is
 from tests.exchange import Gate
 from tests.people import Team
 from tests.steps import answer, delta, held, wait_for
@@ -38,6 +38,7 @@ def test_a_revoked_keys_streams_end_and_others_go_on(team: Team, upstream: Upstr
     assert not any(event.name == "completed" for event in events.events)
     script.call().wait_closed(AT_ONCE_S)
     row_is(team.by("ana"), text.completion_id, REVOKED, "as far as this")
+    assert delivery_of(team.by("ana"), text.completion_id)[0] == "cut", "it was we who let go"
     assert program.get("/history").status_code == 401
     gate.open()
     assert other.text() == "on and on"
@@ -141,7 +142,7 @@ def test_a_deletion_ends_with_the_key_that_began_it(team: Team, upstream: Upstre
         begun = team.with_key(secret).call("POST", path, data={"shown": count, "typed": count}, stream=True)
         assert begun.status_code == 200
         team.ana.submit(f"/admin/keys/{key_id}/revoke", "/admin")
-        eventually(lambda: team.database.value(ended), AT_ONCE_S, "the end of the deletion")
+        eventually(lambda: team.database.value(ended), AT_ONCE_S + 3, "the end of the deletion, after a try that is under way")
     assert team.by("eve").history(stays.completion_id)["response"] == "stays"
 
 

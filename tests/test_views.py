@@ -53,7 +53,8 @@ def test_forms_lead_back_to_the_history(client: Client) -> None:
     ({"name": "x"}, "query"), ({"query": "q=x"}, "name"), ({"name": " ", "query": "q=x"}, "name"),
     ({"name": "x" * 81, "query": "q=x"}, "name"), ({"name": "a\0", "query": "q=x"}, "name"),
     ({"name": "x", "query": "nothing=1"}, "query"), ({"name": "x", "query": "status=odd"}, "query"),
-    ({"name": 3, "query": "q=x"}, "name"),
+    ({"name": 3, "query": "q=x"}, "name"), ({"name": "x", "query": "rating"}, "query"),
+    ({"name": "x", "query": "q=x&javascript:alert(1)"}, "query"),
     ({"name": "x", "query": "q=%00"}, "query"), ({"name": "x", "query": "q=x", "owner": "me"}, "owner")])
 def test_what_is_no_view_is_refused(client: Client, body: dict[str, Any], field: str) -> None:
     assert field in is_problem(client.call("POST", "/views", json=body), 422)["errors"]

@@ -172,12 +172,22 @@ function onBreak(turn, answer, error) {
   }
   if (!error.status) throw error;
   if (error.status === 409) return onBusy(turn);
+  if (error.status === 401) return onLoggedOut(turn, kept, edit);
   const sentences = Object.entries(error.errors).flatMap(([field, list]) => [list].flat().map((sentence) => `${field}: ${sentence}`));
   const wait = error.retryAfter ? ` Wait ${error.retryAfter} s before you try again.` : "";
   const choices = [];
   if (error.status >= 500 || [403, 429].includes(error.status)) choices.push(["Try again", retry]);
   if (!turn.completionId) choices.push(["Edit the prompt", edit]);
   turn.break(`${error.title}.`, `${error.message}${wait}${kept}`, sentences, choices);
+}
+
+// The login has ended. The prompt stays on the page: the next one to log in at this browser may be somebody else.
+function onLoggedOut(turn, kept, edit) {
+  const logIn = () => location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+  const detail = `Copy what you still need, log in, and send it again.${kept}`;
+  const choices = [["Log in", logIn]];
+  if (!turn.completionId) choices.push(["Edit the prompt", edit]);
+  turn.break("You are no longer logged in.", detail, [], choices);
 }
 
 // Another answer is being written in this conversation, asked for in another window: the page shows it once it is loaded again.

@@ -10,7 +10,7 @@ import pytest
 from tests.client import eventually
 from tests.pages.chat import SQLITE, Chat, expect
 from tests.pages.test_access import LOOKS, check, look_at
-from tests.people import Team, password
+from tests.people import Browser, Team, password
 from tests.steps import answer
 from tests.upstream import Upstream
 
@@ -84,6 +84,27 @@ def test_who_logs_in_next_does_not_see_what_was_typed_before(team: Team, upstrea
     page.keyboard.press("Enter")
     expect(page.get_by_text("You judge as ana")).to_be_visible()
     expect(note).to_have_value("")
+
+
+def test_who_is_logged_out_elsewhere_is_told_so_and_led_to_the_login(team: Team, as_: Callable[..., Any]) -> None:
+    page = as_("bob")
+    page.context.clear_cookies()
+    page.locator("#prompt").fill("not lost yet")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("You are no longer logged in.")
+    page.get_by_role("button", name="Edit the prompt").click()
+    expect(page.locator("#prompt")).to_have_value("not lost yet")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url("**/login?next=*")
+
+
+def test_no_name_that_a_stranger_tries_makes_the_trail_unreadable(team: Team, as_: Callable[..., Any]) -> None:
+    Browser(team.service.url).submit("/login", name="\u00fc" * 300, password="any at all")
+    page = as_("ana", "/admin", viewport={"width": 1200, "height": 800})
+    box = page.locator(".trail")
+    expect(box).to_contain_text("\u00fc" * 100)
+    assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
 
 
 def test_the_owner_without_a_script(team: Team, upstream: Upstream, as_: Callable[..., Any]) -> None:

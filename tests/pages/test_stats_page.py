@@ -122,6 +122,7 @@ def test_figures_that_list_nothing_are_no_links(page: Any, numbers: Service) -> 
     expect(answers.get_by_role("link")).to_have_count(0)
     expect(page.locator('[href*="None"]')).to_have_count(0)
     expect(page.get_by_role("link", name="Remove: Status")).to_have_attribute("href", "/stats?days=7&by=week")
+    expect(page.get_by_role("link", name="90 days")).to_have_attribute("href", "/stats?status=in_progress&by=week&days=90")
 
 
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(new_page: Callable[..., Any], numbers: Service) -> None:
