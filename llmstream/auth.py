@@ -126,7 +126,8 @@ def refuse_forgery() -> None:
     """Another site's page can make a browser send our cookie, but neither our form's token nor our Origin."""
     if request.method in SAFE_METHODS or not is_browser():
         return
-    if request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
+    is_form = request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data")
+    if is_form or "X-CSRFToken" in request.headers:  # which the chat page sends: somebody else may have logged in meanwhile
         check_form()
     elif "Origin" not in request.headers and request.headers.get("Sec-Fetch-Site") != "same-origin":
         abort(403, "With a login's cookie, a browser must say where a request comes from (Origin or Sec-Fetch-Site).")
@@ -144,7 +145,8 @@ def check_form() -> None:
     try:
         csrf.protect()
     except CSRFError:
-        abort(400, "This form is too old, or not from this site. Nothing was changed. Load the page again and send it once more.")
+        words = "This page is too old, or of another login, or not of this site. Nothing was changed."
+        abort(400, f"{words} Load the page again and send it once more.")
     fields = [(name, value) for name, value in request.form.items(multi=True) if name != "csrf_token"]
     request.__dict__["form"] = ImmutableMultiDict(fields)  # so that no route has to know of the token
 

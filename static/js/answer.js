@@ -85,6 +85,8 @@ export class Answer {
     if (this.id !== null) return fetch(`/stream/${this.id}?after=${this.#after}`, { headers, signal, cache: "no-store" });
     headers["Content-Type"] = "application/json";
     headers["Idempotency-Key"] = this.#key;
+    const token = document.querySelector('[name="csrf_token"]'); // by it the service knows who this page was made for
+    if (token) headers["X-CSRFToken"] = token.value;
     return fetch("/stream", { method: "POST", headers, body: JSON.stringify(this.body), signal });
   }
 

@@ -99,6 +99,21 @@ def test_who_is_logged_out_elsewhere_is_told_so_and_led_to_the_login(team: Team,
     page.wait_for_url("**/login?next=*")
 
 
+def test_a_page_does_not_ask_for_who_logged_in_after_its_owner(team: Team, as_: Callable[..., Any]) -> None:
+    page = as_("bob")
+    other = page.context.new_page()
+    other.goto(team.service.url + "/login")
+    other.get_by_role("button", name="Log out").click()
+    other.get_by_label("Name").fill("ana")
+    other.get_by_label("Password").fill(password("ana"))
+    other.keyboard.press("Enter")
+    other.wait_for_url(team.service.url + "/")
+    page.locator("#prompt").fill("from bob's page")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("Load the page again")
+    assert team.database.value("SELECT count(*) FROM completions WHERE prompt = 'from bob''s page'") == 0
+
+
 def test_no_name_that_a_stranger_tries_makes_the_trail_unreadable(team: Team, as_: Callable[..., Any]) -> None:
     Browser(team.service.url).submit("/login", name="\u00fc" * 300, password="any at all")
     page = as_("ana", "/admin", viewport={"width": 1200, "height": 800})
