@@ -234,7 +234,8 @@ def processes(server: Any) -> list[int]:
     return [postmaster, *map(int, listed.stdout.split())]
 
 
-UNCERTAIN = {"begin": "INSERT INTO completions", "append": "INSERT INTO chunks", "finish": "DELETE FROM chunks"}
+# with "(", else the commit of the search index, completions_fts, is taken for a begin now and then
+UNCERTAIN = {"begin": "INSERT INTO completions (", "append": "INSERT INTO chunks", "finish": "DELETE FROM chunks"}
 
 
 def uncertain_commit(run: Run) -> Result:
