@@ -105,7 +105,7 @@ class Job:
                         return self._end_early(who, "its login or key was revoked")
             except Exception as error:
                 log.warning("a deletion failed: %s", first_line(error), exc_info=not is_passing(error))
-                self._end_early(who, "the database took no writes")
+                self._end_early(who, "the database took no writes" if is_passing(error) else "a fault; the log has the details")
 
     def _end_early(self, who: str, why: str) -> None:
         self.failed = True

@@ -123,7 +123,7 @@ def client_address() -> str | None:
     """
     told = request.remote_addr or ""
     try:
-        address = address_of(told if told.count(":") > 1 and not told.startswith("[") else urlsplit(f"//{told}").hostname or "")
+        address = address_of((told if is_address(told) else host_name(told)).strip("[]"))
     except ValueError:
         return None
     if address.version == 4 or address.is_loopback:

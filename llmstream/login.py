@@ -80,8 +80,8 @@ def refuse_guessing(name: str, more: int) -> None:
     recent = select(func.count()).where(Audit.action == "login failed", Audit.at > now() - WINDOW)
     here = client_address()
     of_name = recent.where(Audit.target == name)
-    came_in_from_here = select(Session.id_hash).join(User).where(User.name == name, Session.remote_addr == here).limit(1)
-    if db.session.scalar(came_in_from_here):  # in the last days; then what others try from elsewhere shuts nobody out here
+    lately = select(Session.id_hash).join(User).where(User.name == name, Session.remote_addr == here, Session.expires_at > now())
+    if db.session.scalar(lately.limit(1)):  # it came in from here: then what others try from elsewhere shuts nobody out
         of_name = of_name.where(Audit.remote_addr == here)
     by_name = db.session.scalar(of_name) or 0
     by_address = db.session.scalar(recent.where(Audit.remote_addr == here)) or 0

@@ -45,10 +45,11 @@ def save() -> Any:
     received_body()
     given = ViewSchema().load(request.form.to_dict() if is_form else json_object('{"name": "Failed", "query": "status=failed"}'))
     name = " ".join(given["name"].split())
-    if not all("=" in part for part in given["query"].split("&") if part):
+    asked = given["query"].removeprefix("?")
+    if not all("=" in part for part in asked.split("&") if part):
         raise ValidationError({"query": ["Must be the parameters of an address: status=failed&model=a"]})
     try:
-        query = Filter.load(MultiDict(parse_qsl(given["query"].removeprefix("?"), keep_blank_values=True))).query()
+        query = Filter.load(MultiDict(parse_qsl(asked, keep_blank_values=True))).query()
     except ValidationError as error:
         wrong = [f"{field}: {' '.join(words)}" for field, words in error.normalized_messages().items()]
         raise ValidationError({"query": wrong}) from None

@@ -219,7 +219,8 @@ def test_guessing_is_slowed_down_by_address_which_only_our_proxy_tells(proxied: 
     assert "Secure" in came.headers["Set-Cookie"]
     assert proxied.database and proxied.database.value("SELECT remote_addr FROM sessions") == "192.0.2.8"
     misses(proxied, "2001:db8:1:2::/64", [f"x{i}" for i in range(50)])
-    assert log_in_from(proxied, "2001:db8:1:2:3::4", "ana").status_code == 429, "as its network"
+    for address in ("2001:db8:1:2:3::4", "[2001:db8:1:2:3::5]:443", "[2001:db8:1:2::6]"):
+        assert log_in_from(proxied, address, "ana").status_code == 429, "as its network"
     assert log_in_from(proxied, "2001:db8:1:3::1", "ana").status_code == 303
 
 
@@ -232,6 +233,15 @@ def test_who_guesses_elsewhere_shuts_nobody_out_where_they_came_in_before(proxie
     assert log_in_from(proxied, "192.0.2.8", "rita").status_code == 303
     misses(proxied, "192.0.2.8", ["ana"])
     assert log_in_from(proxied, "192.0.2.8:4711", "ana").status_code == 429, "guesses from there count"
+
+
+@one_database
+def test_an_address_from_which_a_name_came_in_long_ago_is_as_any_other(proxied: Service) -> None:
+    assert log_in_from(proxied, "192.0.2.8", "ana").status_code == 303
+    misses(proxied, "192.0.2.9", ["ana"] * 10)
+    assert proxied.database
+    assert proxied.database.execute("UPDATE sessions SET expires_at = datetime('now', '-1 minute')")
+    assert log_in_from(proxied, "192.0.2.8", "ana").status_code == 429
 
 
 def test_what_an_unknown_proxy_forwards_does_not_count(team: Team) -> None:

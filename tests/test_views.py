@@ -31,6 +31,13 @@ def test_a_view_is_kept_listed_and_deleted(client: Client) -> None:
     assert "Failed ones" not in names(client)
 
 
+@pytest.mark.parametrize("query", ["", "?"])
+def test_a_view_may_be_of_everything(client: Client, query: str) -> None:
+    view = save(client, "Everything", query)
+    assert (view["query"], client.get(view["url"]).status_code) == ("", 200)
+    assert client.call("DELETE", f"/views/{view['id']}").status_code == 204
+
+
 def test_saving_under_a_name_that_is_there_changes_that_view(client: Client) -> None:
     first, second = save(client, "Mine", "rating=bad"), save(client, "Mine", "rating=good")
     assert (second["id"], second["query"]) == (first["id"], "rating=good")
