@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from itertools import groupby
 from typing import NamedTuple
 
-import gevent
+from .breath import Breath, breathing
 
 MOST_BY_WORD = 40_000  # characters of both texts together
 MOST_BY_LINE = 2_000_000
@@ -46,8 +46,9 @@ def common(a: Sequence[str], b: Sequence[str]) -> Iterator[tuple[int, int]]:
     (a patience diff), and so on between these."""
     work = MOST_WORK * (len(a) + len(b) + 1)
     todo = [(0, len(a), 0, len(b))]
+    breath = Breath()
     while todo and work > 0:
-        gevent.sleep(0)
+        breath()
         i, i_end, j, j_end = todo.pop()
         work -= i_end - i + j_end - j
         while i < i_end and j < j_end and a[i] == b[j]:
@@ -60,7 +61,7 @@ def common(a: Sequence[str], b: Sequence[str]) -> Iterator[tuple[int, int]]:
             matcher = SequenceMatcher(None, a[i:i_end], b[j:j_end], autojunk=False)
             yield from ((i + m.a + k, j + m.b + k) for m in matcher.get_matching_blocks() for k in range(m.size))
             continue
-        gevent.sleep(0)
+        breath()
         anchors = unique(a[i:i_end], b[j:j_end])
         before = (i - 1, j - 1)
         for x, y in ((i + x, j + y) for x, y in anchors):
@@ -78,9 +79,7 @@ def unique(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
     lowest: list[int] = []  # the least place in b where a row of this length ends
     rows: list[tuple[int, int, int]] = []  # (place in a, place in b, the pair before it in its row)
     ends: list[int] = []  # which pair that is
-    for i, unit in enumerate(a):
-        if i % 2000 == 0:
-            gevent.sleep(0)
+    for i, unit in enumerate(breathing(a)):
         if unit in once:
             length = bisect_left(lowest, place[unit])
             rows.append((i, place[unit], ends[length - 1] if length else -1))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import gevent
 from flask import Blueprint, Flask, Response, current_app, render_template, request
 from marshmallow import Schema, validate
 from sqlalchemy import func, select
 
 from .accounts import audit
+from .breath import breathing
 from .delivery import STREAM_HEADERS, Cut
 from .extensions import db, first_line
 from .filters import Filter
@@ -25,7 +24,6 @@ from .shapes import HEADINGS, as_chat, as_csv, as_jsonl, as_preferences, csv_lin
 log = logging.getLogger(__name__)
 bp = Blueprint("export", __name__)
 BATCH, BATCH_BYTES = 100, 1 << 19  # rows and text that are in memory at a time; one row may be larger
-BREATH_S = 0.01  # no longer is the hub held
 PartSchema = Schema.from_dict({name: Digits(validate=validate.Range(0, BIGGEST_ID)) for name in ("after", "upto")})
 Shape = Callable[[list[int]], Iterator[str]]
 
@@ -110,7 +108,7 @@ def written(app: Flask, chosen: Filter, shape: Shape, opening: str, after: int, 
                 return
             for part in parts:
                 with app.app_context():
-                    text = "".join(with_breath(shape(part)))
+                    text = "".join(breathing(shape(part)))
                 yield from in_pieces(text.encode())
             after = ids[-1]
     except Exception as error:
@@ -132,12 +130,3 @@ def in_parts(ids: list[int]) -> Iterator[list[int]]:
         total += bytes_
     if part:
         yield part
-
-
-def with_breath(lines: Iterator[str]) -> Iterator[str]:
-    began = time.monotonic()
-    for line in lines:
-        yield line
-        if time.monotonic() - began > BREATH_S:
-            gevent.sleep(0)
-            began = time.monotonic()

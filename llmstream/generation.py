@@ -17,6 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from sqlalchemy import Connection, Engine, and_, or_, select
 
+from .breath import LEAST_S
 from .endings import Ending, broken, completed
 from .extensions import first_line, is_passing
 from .heartbeat import Heartbeat
@@ -115,13 +116,13 @@ class Generation:
                 input_tokens, output_tokens = delta.input_tokens, delta.output_tokens
             if len(delta.text.encode()) > room:
                 raise ProviderError("answer_too_long")
-            if linger := self._linger():
-                gevent.sleep(linger)
+            linger = self._linger()
+            gevent.sleep(linger)
         return completed(finish_reason)._replace(input_tokens=input_tokens, output_tokens=output_tokens)
 
     def _linger(self) -> float:
         """Seconds until the next look at this upstream. A visit costs, not a byte: the more streams, the rarer and richer."""
-        return min(max(0, len(self._writers) - LINGER_FROM) * LINGER_EACH_S, LINGER_MOST_S)
+        return min(max(LEAST_S, (len(self._writers) - LINGER_FROM) * LINGER_EACH_S), LINGER_MOST_S)
 
     def stop(self, completion_id: int, error_type: str = "cancelled") -> None:
         """End an answer that this worker writes, and hang up on the model. Does nothing if there is none."""

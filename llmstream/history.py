@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import gevent
 from flask import Blueprint, current_app, redirect, render_template, request, stream_template
 from sqlalchemy import select
 
 from .access import actor, is_own, only
 from .ask import find
+from .breath import breathing
 from .errors import prefers_html, vary_by_accept
 from .filters import Filter, Page
 from .judgements import RECENT, Review, SavedView, Tag, judging, most_frequent
@@ -37,17 +36,7 @@ def index() -> Any:
     if not prefers_html():
         return {"data": list(shown(found.ids))[::-1], "next_before": found.next_before}
     rows = {"completions": Completion.among(found.ids), "next_before": found.next_before, **page}
-    return unhurried(stream_template("history.html", filter=chosen, found=found, **rows, **around(chosen, found)))
-
-
-def unhurried(pieces: Iterator[str]) -> str:
-    """A long page, whole, but made with a breath in between: streams of this worker need not wait for all of it."""
-    made = []
-    for piece in pieces:
-        made.append(piece)
-        if len(made) % 50 == 0:
-            gevent.sleep(0)
-    return "".join(made)
+    return "".join(breathing(stream_template("history.html", filter=chosen, found=found, **rows, **around(chosen, found))))
 
 
 def around(chosen: Filter, found: Page) -> dict[str, Any]:

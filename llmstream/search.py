@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TSQUERY
 
+from .breath import breathing
 from .extensions import db, first_line, is_passing, transact
 from .models import Completion, SearchProgress, Worker, now
 from .words import Term, parse, slices, words
@@ -185,9 +186,8 @@ class Indexer:
     def _document(self, *parts: str) -> str:
         found: list[str] = []
         for part in parts:
-            for piece in slices(part):
+            for piece in breathing(slices(part)):
                 found += words(piece)
-                gevent.sleep(0)  # long texts must not hold up other streams
         return " ".join(found) if self.kind == "sqlite" else tsvector(found)
 
     def _store(self, documents: list[dict[str, Any]], reached: int) -> None:

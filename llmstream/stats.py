@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-import gevent
 from flask import Blueprint, render_template, request
 from gevent.lock import BoundedSemaphore
 from marshmallow import Schema, ValidationError, fields, validate
@@ -18,6 +17,7 @@ from sqlalchemy import func, select
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import ServiceUnavailable
 
+from .breath import breathing
 from .errors import prefers_html, vary_by_accept
 from .extensions import db
 from .figures import Counts, Figures
@@ -137,17 +137,16 @@ class Report:
         steps = list(self.period.steps(self.size))
         starts = [midnight(step.start).strftime("%Y-%m-%d") for step in steps] or ["9999"]
         by_step, by_model, total = [Figures() for _ in steps], defaultdict[str, Figures](Figures), Figures()
-        for (day, model), figures in counts.figures.items():
+        for (day, model), figures in breathing(counts.figures.items()):
             if day >= starts[0]:
                 by_step[bisect_right(starts, day) - 1].absorb(figures)
                 by_model[model].absorb(figures)
-                gevent.sleep(0)
         for figures in by_model.values():
             total.absorb(figures)
         self.total = self._group(total, self.period)
-        self.steps = [self._group(figures, step) for step, figures in zip(steps, by_step, strict=True)]
-        models = [self._group(figures, self.period, model=[model]) | {"model": model} for model, figures in by_model.items()]
-        self.models = sorted(models, key=lambda model: -model["answers"])
+        self.steps = [self._group(figures, step) for step, figures in breathing(zip(steps, by_step, strict=True))]
+        groups = {model: self._group(figures, self.period, model=[model]) for model, figures in breathing(by_model.items())}
+        self.models = sorted(({**group, "model": model} for model, group in groups.items()), key=lambda group: -group["answers"])
         self.reasons = self._most_frequent("reason", counts.reasons, starts[0])
         self.tags = self._most_frequent("tag", counts.tags, starts[0])
 
@@ -159,7 +158,6 @@ class Report:
         return list(islice(({name: word, "answers": n, "query": query} for word, n, query in known if query), MOST))
 
     def _group(self, figures: Figures, period: Period, **only: Any) -> dict[str, Any]:
-        gevent.sleep(0)
         return {**period.query, **figures.dump(), "query": self.query(period, **only, status=ENDED)}
 
     def query(self, group: Any, **only: list[str]) -> str | None:

@@ -6,8 +6,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-import gevent
 from markupsafe import Markup, escape
+
+from .breath import breathing
 
 MOST_MARKS = 1000  # in one text: a page stays a page, however many there are
 MARK = Markup('<bdi class="hidden-character" role="img" data-code="{}" title="{}" aria-label="[{}]">{}</bdi>')
@@ -32,7 +33,7 @@ HIDDEN = re.compile(
 
 def visible(text: str) -> Markup:
     """`text` (or Markup, as it is) as HTML in which each hidden character has a mark that names it. The text content stays."""
-    return Markup("").join(_pieces(text))
+    return Markup("").join(breathing(_pieces(text)))
 
 
 def _pieces(text: str) -> Iterator[Markup]:
@@ -52,7 +53,6 @@ def _pieces(text: str) -> Iterator[Markup]:
                 break
         yield _escaped(text[at:end])
         at = max(at, end)
-        gevent.sleep(0)
 
 
 def _escaped(text: str) -> Markup:

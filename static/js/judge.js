@@ -56,9 +56,17 @@ function isUnchanged(field, answer) {
 
 // Sends a form as the browser would: resolves to the page that it leads to, or throws, as `visit` does.
 export async function send(form, submitter) {
+  const isJudgement = form.dataset.part === "judge-form";
+  if (isJudgement) await addTypedTag(form);
   const came = await visit(form.action, new URLSearchParams(new FormData(form, submitter)));
-  if (form.dataset.part === "judge-form") draftOf(form, "");
+  if (isJudgement) draftOf(form, "");
   return came;
+}
+
+// A tag that is typed and not added yet is meant for the answer that is judged, and its field is about to go.
+async function addTypedTag(form) {
+  const tag = form.closest('[data-part="judge"]').querySelector("#tag");
+  if (tag.value.trim()) await visit(tag.form.action, new URLSearchParams(new FormData(tag.form)));
 }
 
 // Says in the page what went wrong.

@@ -142,6 +142,17 @@ def test_what_was_typed_is_not_lost_by_the_browsers_own_way_back(page: Any, queu
     expect(note).to_be_hidden()
 
 
+def test_a_tag_that_was_typed_is_added_with_the_judgement(page: Any, queue: Queue) -> None:
+    queue.open(page)
+    page.keyboard.press("t")
+    page.keyboard.type("tone")
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")
+    shows(page, queue.ids[1])
+    assert [review["rating"] for review in queue.judgements(0)] == ["good"]
+    assert queue.client.get(f"/history/{queue.ids[0]}/tags").json()["data"] == [queue.tag, "tone"]
+
+
 def test_back_is_not_ignored_while_the_next_answer_is_on_its_way(page: Any, queue: Queue) -> None:
     queue.open(page)
     page.keyboard.press("j")
