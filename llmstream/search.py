@@ -41,7 +41,7 @@ from .words import Term, parse, slices, words
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
-FAILED_S = 5.0
+REST_S = 5.0  # after a failure; and at most after a batch, which may have taken so long since the database was held
 SHARE_OF_OTHERS = 15  # while answers are being written: so many times as long as a batch took, the next one waits
 BATCH = 40  # completions a transaction,
 BATCH_CHARACTERS = 100_000  # or so much text: on SQLite new text of running answers waits meanwhile
@@ -135,11 +135,11 @@ class Indexer:
                 more = self.step()
             except Exception as error:  # nothing may end this greenlet
                 log.warning("the search index could not be filled: %s", first_line(error), exc_info=not is_passing(error))
-                gevent.sleep(FAILED_S)
+                gevent.sleep(REST_S)
                 continue
             worked = time.monotonic() - started
             pause = worked * (SHARE_OF_OTHERS if self.live else 1)
-            gevent.sleep(max(0.01, pause) if more else LOOK_S)
+            gevent.sleep(min(max(0.01, pause), REST_S) if more else LOOK_S)
 
     def step(self) -> bool:
         """Index one batch, if there is something and it is ours to do. Whether there may be more."""

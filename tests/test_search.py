@@ -87,6 +87,27 @@ def test_prompts_and_answers_are_found_soon_after_the_end_and_not_before(client:
     assert search(client, "askedzanzibar") == [stream.completion_id]
 
 
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)  # where who writes can keep others from reading
+def test_a_database_that_was_held_does_not_keep_the_search_back(
+        start: Callable[..., Service], new_database: Callable[[], Database], upstream: Upstream) -> None:
+    database = new_database()
+    client = start(database, WEB_CONCURRENCY=1).client
+    earlier = client.stream_text("Once found, then missing: basilisk")
+    earlier.text()
+    eventually(lambda: search(client, "basilisk"), 15, "finding it")
+    gate = Gate()
+    live = client.stream_events(upstream.script(*held(gate, "while others write ", "the index takes a small share")).prompt)
+    live.until("delta")
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE completions IN ACCESS EXCLUSIVE MODE")
+        connection.execute(sa.text("DELETE FROM completions_fts WHERE completion_id = :id"), {"id": earlier.completion_id})
+        time.sleep(3)  # the index looks once a second, and has to wait
+    client.stream_text("Soon found: manticore").text()
+    eventually(lambda: search(client, "basilisk") and search(client, "manticore"), 15, "finding both")
+    gate.open()
+    assert live.end().name == "completed"
+
+
 def test_what_is_deleted_is_not_found(client: Client, database: Database) -> None:
     stream = client.stream_text("Soon deleted: wolpertinger")
     stream.text()
