@@ -121,7 +121,10 @@ class Generation:
         return completed(finish_reason)._replace(input_tokens=input_tokens, output_tokens=output_tokens)
 
     def _linger(self) -> float:
-        """Seconds until the next look at this upstream. A visit costs, not a byte: the more streams, the rarer and richer."""
+        """Seconds until the next look at this upstream. A visit costs, not a byte: the more streams, the rarer and richer.
+
+        Never none: an upstream that never lets us wait would keep the hub from everybody else.
+        """
         return min(max(LEAST_S, (len(self._writers) - LINGER_FROM) * LINGER_EACH_S), LINGER_MOST_S)
 
     def stop(self, completion_id: int, error_type: str = "cancelled") -> None:
