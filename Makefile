@@ -41,6 +41,8 @@ backup: .venv/installed
 demo: .venv/installed
 	@.venv/bin/python -m flask --app wsgi demo $(DEMO)
 
+test faults security: export PYTHONDONTWRITEBYTECODE =# hundreds of processes are started: they keep what they compile
+
 test: lint chromium tools
 	@echo "Lines of Python in llmstream/:" && wc -l llmstream/*.py
 	@CHROMIUM="$(CHROMIUM)" .venv/bin/python -m pytest -n 3 --dist loadscope -m "not alone"

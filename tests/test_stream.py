@@ -1,12 +1,14 @@
 """POST /stream as text: the answer arrives delta by delta, with the documented headers, and is in the history afterwards."""
+import re
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.client import Client, TextStream
 from tests.contract import delivery_of, is_problem, refusal, table
 from tests.exchange import Gate
-from tests.service import Database
+from tests.service import Database, Service
 from tests.steps import answer, delta, done, finish, held, role, usage, wait_for
 from tests.upstream import Upstream
 
@@ -148,3 +150,11 @@ def test_a_model_that_is_not_offered_is_refused(client: Client, upstream: Upstre
 def test_a_body_of_just_the_limit_is_taken(client: Client) -> None:
     prompt = {"prompt": "x" * (262_144 - len('{"prompt": ""}'))}
     assert client.call("POST", "/stream", json=prompt).status_code == 200
+
+
+def test_no_worker_waits_for_the_kernel_to_widen_its_table_of_descriptors(service: Service) -> None:
+    """Growing it holds a process with threads for up to 23 ms, so it has its final size before the first request."""
+    for worker in service.workers():
+        size, limit = (re.search(pattern, Path(f"/proc/{worker}/{name}").read_text()) for name, pattern in
+                       (("status", r"FDSize:\s+(\d+)"), ("limits", r"Max open files\s+(\d+)")))
+        assert size and limit and int(size[1]) >= min(int(limit[1]), 65536)

@@ -1,7 +1,6 @@
 """How long processes were ready to run and had no core: what a busy machine adds to every time that is measured on it."""
 import os
 from contextlib import suppress
-from pathlib import Path
 
 
 class Starvation:
@@ -18,11 +17,22 @@ class Starvation:
                    for pid in self._pids) / 1e9
 
     def _waits(self) -> dict[tuple[int, str], int]:
-        """By process and thread, in ns: the second figure of /proc/<pid>/task/<tid>/schedstat."""
+        """By process and thread, in ns."""
         waits = {}
         for pid in self._pids:
             with suppress(OSError):
-                for task in Path(f"/proc/{pid}/task").iterdir():
+                for thread in os.listdir(f"/proc/{pid}/task"):
                     with suppress(OSError):
-                        waits[pid, task.name] = int((task / "schedstat").read_text().split()[1])
+                        waits[pid, thread] = _schedstat(pid, thread)[1]
         return waits
+
+
+def hub_ran_ms(pid: int) -> float:
+    """For how long the main thread of a process has run so far."""
+    return _schedstat(pid, pid)[0] / 1e6
+
+
+def _schedstat(pid: int, thread: int | str) -> list[int]:
+    """For how many ns it ran, for how many it was ready to run and did not, and how often it ran."""
+    with open(f"/proc/{pid}/task/{thread}/schedstat", "rb", buffering=0) as file:
+        return [int(figure) for figure in file.read().split()]

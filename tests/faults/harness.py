@@ -258,7 +258,9 @@ _postgres_lock = threading.Lock()
 
 @atexit.register
 def end_steady() -> None:
-    """End the services that scenarios of the short pass share."""
+    """End the services that scenarios of the short pass share, without their orderly end, which others test."""
+    for service, _ in _steady.values():
+        service.kill()
     _steady.clear()
     while _lasting:
         lasting = _lasting.pop()

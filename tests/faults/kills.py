@@ -95,11 +95,11 @@ class Coroner:
 
 def deploy(run: Run) -> Result:
     """The service is reloaded, or told to end and started again, while people use it."""
-    result = Result("deploy")
-    with run.steady() as (service, model):
-        reloads(run, result, service, model, run.pick(1, 80))
-        for patient in run.pick([False], ([False] * 4 + [True]) * 4):
-            service = ended(run, result, service, model, patient)
+    result, model = Result("deploy"), run.model()
+    service = run.start(OPENAI_BASE_URL=model.base_url)
+    reloads(run, result, service, model, run.pick(1, 80))
+    for patient in run.pick([False], ([False] * 4 + [True]) * 4):
+        service = ended(run, result, service, model, patient)
     return result
 
 

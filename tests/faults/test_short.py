@@ -13,7 +13,7 @@ from tests.faults.__main__ import KINDS, SCENARIOS, once
 from tests.faults.harness import Missing, NotApplicable, Result, end_steady
 
 pytestmark = pytest.mark.alone
-AT_A_TIME = 4
+AT_A_TIME = 5
 CASES = [pytest.param(scenario, kind, id=f"{scenario.__name__}-{kind}") for scenario in SCENARIOS for kind in KINDS]
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 
