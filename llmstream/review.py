@@ -13,7 +13,7 @@ from .gate import received_body
 from .identity import call_reviewer, plain_name, reviewer
 from .judgements import SAID, Review, Tag, TagChange, add_tag, judge, remove_tag
 from .models import Completion
-from .schemas import PageSchema, rfc3339, storable
+from .schemas import PageSchema, rfc3339, seen, storable
 
 bp = Blueprint("review", __name__)
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -61,7 +61,8 @@ class TagsSchema(Schema):
     class Meta:
         unknown = RAISE
 
-    add = remove = Line(validate=[storable, validate.Length(1, 50)])
+    add = Line(validate=[storable, validate.Length(max=50), seen])
+    remove = Line(validate=[storable, validate.Length(1, 50)])
 
 
 class ThenSchema(Schema):

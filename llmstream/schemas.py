@@ -26,6 +26,12 @@ def not_blank(text: str) -> None:
         raise ValidationError("Must not be blank.")
 
 
+def seen(name: str) -> None:
+    """Refuse a name that would show as nothing."""
+    if not any(char.isprintable() and not char.isspace() for char in name):
+        raise ValidationError("Must have a character that can be seen.")
+
+
 class Number(fields.Float):
     """A JSON number: neither a string that looks like one, nor NaN."""
 
@@ -104,6 +110,9 @@ class ViewSchema(Schema):
     view = fields.String(validate=validate.OneOf(["rendered", "raw"]))
 
 
+LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)
+
+
 class Moment(fields.Field[datetime]):
     """A day in UTC, or an instant (RFC 3339). With `end` a day counts to its end."""
 
@@ -115,7 +124,8 @@ class Moment(fields.Field[datetime]):
         text = str(value).upper().replace(" ", "+")  # a + in a URL becomes a space
         try:
             if len(text) == 10:
-                return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=self.end)
+                day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+                return day + timedelta(days=self.end and day < LAST_DAY)
             if text[10] != "T":
                 raise ValueError
             instant = datetime.fromisoformat(text)

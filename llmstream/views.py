@@ -17,7 +17,7 @@ from .filters import Filter
 from .gate import received_body
 from .judgements import SavedView, committed
 from .models import now
-from .schemas import BIGGEST_ID, not_blank, storable
+from .schemas import BIGGEST_ID, seen, storable
 
 bp = Blueprint("views", __name__, url_prefix="/views")
 MOST = 100
@@ -28,7 +28,7 @@ class ViewSchema(Schema):
     class Meta:
         unknown = RAISE
 
-    name = fields.String(required=True, validate=[storable, not_blank, validate.Length(max=80)])
+    name = fields.String(required=True, validate=[storable, seen, validate.Length(max=80)])
     query = fields.String(required=True, validate=[storable, validate.Length(max=8000)])
 
 

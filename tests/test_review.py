@@ -213,7 +213,7 @@ def test_tags_are_put_and_taken_away_by_name(client: Client, database: Database,
         "a/b?#& removed by local", "to fix removed by local", "🦊 added by local", "a/b?#& added by local", "to fix added by Ana"]
     page = client.page(f"/history/{completion_id}").text
     assert re.search(r"Tag <span[^>]*>to fix</span> removed by <bdi>local</bdi>", page), "who took it away is told"
-    for wrong in ("%20", "x" * 51, "a%00b"):
+    for wrong in ("%20", "%E2%80%8B%20%E2%81%A0", "x" * 51, "a%00b"):
         is_problem(client.call("PUT", f"{address}/{wrong}"), 422)
     is_problem(client.call("POST", address, json={"colour": "red"}), 422)
     is_problem(client.call("POST", f"/history/{2**63 + 1}/tags", json={}), 404)

@@ -59,6 +59,7 @@ def test_forms_lead_back_to_the_history(client: Client) -> None:
 @pytest.mark.parametrize(("body", "field"), [
     ({"name": "x"}, "query"), ({"query": "q=x"}, "name"), ({"name": " ", "query": "q=x"}, "name"),
     ({"name": "x" * 81, "query": "q=x"}, "name"), ({"name": "a\0", "query": "q=x"}, "name"),
+    ({"name": "\u200b \u2060", "query": "q=x"}, "name"),
     ({"name": "x", "query": "nothing=1"}, "query"), ({"name": "x", "query": "status=odd"}, "query"),
     ({"name": 3, "query": "q=x"}, "name"), ({"name": "x", "query": "rating"}, "query"),
     ({"name": "x", "query": "q=x&javascript:alert(1)"}, "query"),

@@ -185,8 +185,9 @@ class Fields:
     def counted(self, text: str) -> requests.Response:
         """Where the numbers, an export, a page of judgements or of the audit trail begin, and in the cookies of a reviewer."""
         for path, names in {"/stats": ["days", "by", "whole"], "/history.csv": ["after", "upto", "status"], "/admin": ["before"],
-                            f"/history/{self.completion}/reviews": ["before", "limit"], "/stream/1": ["after"],
-                            f"/history/{self.completion}": ["view", "q"], "/review": ["q", "skip", "id"]}.items():
+                            f"/history/{self.completion}/reviews": ["before", "limit"], "/review": ["q", "skip", "id"],
+                            f"/history/{self.completion}": ["view", "q"],
+                            f"/stream/{self.completion}": ["after"]}.items():  # completed: any other is cut, as it must be
             for name in names:
                 answer = self.call("GET", f"{path}?{urlencode({name: text}, errors='surrogatepass')}")
                 assert answer.status_code in (200, 303, 404, 422), f"{path} {name}={text!r}: {answer.status_code}"
