@@ -19,6 +19,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -127,7 +128,8 @@ def post_worker_init(worker: Any) -> None:
 def widen_descriptor_table(some: int) -> None:
     """To its final size, by using its last place. To widen it as it fills (at 64, 256, 512 ...) the kernel would hold the hub for
     6 to 23 ms each time: in a process with threads it waits until every core has seen the new one (RCU)."""
-    os.close(os.dup2(some, descriptors - 1))
+    with suppress(OSError):  # somebody has lowered the limit of the running service: then it does grow
+        os.close(os.dup2(some, descriptors - 1))
 
 
 def is_stopped_reader(record: logging.LogRecord) -> bool:

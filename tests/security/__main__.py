@@ -168,11 +168,13 @@ def crawl(url: str, minutes: float, modules: str, *options: str) -> list[tuple[s
 
 def sqlmap(ground: Ground) -> Found:
     """Queries, bodies and the header that a key comes in."""
+    judged = ground.open.client.stream_text("cat").completion_id  # what the history had may have been deleted by another tool
+    ground.open.client.finished(judged)
     json_body, bounds = ["-H", "Content-Type: application/json"], ["--batch", "--level", "2", "--threads", "4", "--flush-session"]
     targets = [
         (ground.open.url + SEARCHED, []),
         (ground.open.url + "/stream", [*json_body, "--data", '{"prompt": "cat", "model": "scripted-model"}']),
-        (ground.open.url + "/history/1/reviews", [*json_body, "--data", '{"rating": "good", "reason": "a", "note": "b"}']),
+        (f"{ground.open.url}/history/{judged}/reviews", [*json_body, "--data", '{"rating": "good", "reason": "a", "note": "b"}']),
         (ground.team.service.url + "/history", ["-H", "Authorization: Bearer *", "--ignore-code", "401"])]
     tried = wrong = 0
     for url, options in targets:
