@@ -110,7 +110,7 @@ class ViewSchema(Schema):
     view = fields.String(validate=validate.OneOf(["rendered", "raw"]))
 
 
-LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)
+LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)  # none follows it
 
 
 class Moment(fields.Field[datetime]):
