@@ -114,9 +114,9 @@ def noted(pieces: Pieces, transcript: Transcript, recorder: Recorder) -> Pieces:
 
 
 def while_there(pieces: Pieces, connection: socket.socket | None) -> Pieces:
-    """Pass the pieces on. Raises Cut where the client has hung up and no text comes whose sending would tell.
+    """Pass the pieces on. Raises Cut where the client is gone and no text comes whose sending would tell.
 
-    A client may also close its own direction only, and wait; so it is let go at the second pause in a row, not at once.
+    A client that has closed its direction may still wait; so it is let go at the second pause in a row, not at once.
     """
     pauses = 0
     with closing(pieces):
@@ -132,6 +132,7 @@ def while_there(pieces: Pieces, connection: socket.socket | None) -> Pieces:
 
 
 def has_hung_up(connection: socket.socket | None) -> bool:
+    """Whether the client has closed its direction. Raises Cut where the connection is broken."""
     if connection is None:
         return False
     patience = connection.gettimeout()
@@ -140,7 +141,7 @@ def has_hung_up(connection: socket.socket | None) -> bool:
         return not connection.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
         return False
-    except OSError:
-        return True
+    except OSError as error:
+        raise Cut from error
     finally:
         connection.settimeout(patience)

@@ -89,7 +89,7 @@ def leave(run: Run, service: Service, wires: Wires, result: Result, how: str, si
     script.call()
     if begun:
         wire.until(len(SEEN.encode()))
-    held = descriptor(service, wire.port)
+    held = descriptor(service, wire)
     wires.leave(wire, how)
     if not silent:
         gate.open()
@@ -124,7 +124,7 @@ def stop_reading(run: Run, service: Service, wires: Wires, result: Result, event
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", service.port))
     wire = wires.ask(service, script.prompt, events=events, sock=sock, read=False)
-    let_go(run, descriptor(service, wire.port), wire.asked_at, result, name)
+    let_go(run, descriptor(service, wire), wire.asked_at, result, name)
     kept(service, result, name, script.prompt, "".join(pieces), "left")
     sock.close()
 
@@ -139,7 +139,7 @@ def lose_link(run: Run, service: Service, wires: Wires, result: Result, machine:
     script.call()
     if begun:
         wire.until(len(SEEN.encode()))
-    held = descriptor(service, wire.port)
+    held = descriptor(service, wire)
     machine.all_there.wait(20)
     machine.go_down()
     down_at = time.monotonic()
@@ -179,27 +179,27 @@ class Held(NamedTuple):
             return False
 
 
-def descriptor(service: Service, port: int) -> Held:
-    """The connection to this client's port, which may take a moment to be accepted."""
+def descriptor(service: Service, wire: Wire) -> Held:
+    """The service's end of this client's connection, which may take a moment to be accepted."""
     def look() -> Held | None:
-        inode = inode_of(service.port, port)
+        inode = inode_of(("127.0.0.1", service.port), wire.address)
         for worker in service.workers():
             for path in Path(f"/proc/{worker}/fd").iterdir():
                 with suppress(OSError):
                     if inode and os.readlink(path) == f"socket:[{inode}]":
                         return Held(path, f"socket:[{inode}]")
         return None
-    held = eventually(look, 10, f"a connection from port {port}")
+    held = eventually(look, 10, f"a connection from {wire.address}")
     assert held
     return held
 
 
-def inode_of(local: int, remote: int) -> str | None:
-    """The inode of the socket that a process of this machine has on these ports."""
+def inode_of(*ends: tuple[str, int]) -> str | None:
+    """The inode of the socket between these ends, ours first. Clients of two machines may well have the same port."""
+    wanted = [f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}" for host, port in ends]
     with open("/proc/net/tcp") as lines:
         for fields in map(str.split, lines):
-            ports = [fields[column].rpartition(":")[2] for column in (1, 2)]
-            if ports == [f"{local:04X}", f"{remote:04X}"] and fields[9] != "0":
+            if fields[1:3] == wanted and fields[9] != "0":
                 return fields[9]
     return None
 

@@ -25,7 +25,7 @@ class Wire:
 
     def __init__(self, sock: socket.socket, request: bytes, events: bool = False) -> None:
         self.sock, self.events = sock, events
-        self.port: int = sock.getsockname()[1]
+        self.address: tuple[str, int] = sock.getsockname()
         self.status: int | None = None
         self.headers: dict[str, str] = {}
         self.opened_at = 0.0
