@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     parser.add_argument("--only", metavar="NAME,...", help=", ".join(s.__name__ for s in SCENARIOS))
     parser.add_argument("--database", default=",".join(KINDS))
-    parser.add_argument("--long", action="store_true", help="the long pass: an hour or more")
+    parser.add_argument("--long", action="store_true", help="the long pass: two and a half hours")
     return parser.parse_args()
 
 
