@@ -16,6 +16,7 @@ from tests.faults.harness import Missing, NotApplicable, Probe, Result, Run
 from tests.faults.machine import Machine, another_machine
 from tests.faults.numbered import prompt
 from tests.faults.pair import quit_at_once
+from tests.faults.sockets import inode_of
 from tests.faults.wire import Wire, Wires
 from tests.people import wait_closed
 from tests.service import ROOT, Service
@@ -192,16 +193,6 @@ def descriptor(service: Service, wire: Wire) -> Held:
     held = eventually(look, 10, f"a connection from {wire.address}")
     assert held
     return held
-
-
-def inode_of(*ends: tuple[str, int]) -> str | None:
-    """The inode of the socket between these ends, ours first. Clients of two machines may well have the same port."""
-    wanted = [f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}" for host, port in ends]
-    with open("/proc/net/tcp") as lines:
-        for fields in map(str.split, lines):
-            if fields[1:3] == wanted and fields[9] != "0":
-                return fields[9]
-    return None
 
 
 def kept(service: Service, result: Result, name: str, asked: str, expected: str, delivery: str) -> None:

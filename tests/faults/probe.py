@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.faults.cores import Starvation, hub_ran_ms
+from tests.faults.sockets import inode_of
 
 EVERY_S = 0.008
 REQUEST = b"GET /static/none HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -65,14 +66,11 @@ def _length(received: bytes) -> int:
 
 def accepted_by(port: int, from_port: int) -> int | None:
     """The process that holds the service's end of this connection."""
-    ends = f"0100007F:{port:04X}", f"0100007F:{from_port:04X}"
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if (fields[1], fields[2]) == ends:
-            for process in Path("/proc").glob("[0-9]*"):
-                with suppress(OSError):
-                    if any(os.readlink(fd) == f"socket:[{fields[9]}]" for fd in (process / "fd").iterdir()):
-                        return int(process.name)
+    inode = inode_of(("127.0.0.1", port), ("127.0.0.1", from_port))
+    for process in Path("/proc").glob("[0-9]*") if inode else ():
+        with suppress(OSError):
+            if any(os.readlink(fd) == f"socket:[{inode}]" for fd in (process / "fd").iterdir()):
+                return int(process.name)
     return None
 
 
