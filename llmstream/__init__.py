@@ -16,6 +16,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         chat,
         cli,
         compare,
+        compiled,
         config,
         credentials,
         deletion,
@@ -58,7 +59,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         app.extensions["meter"] = Meter(db.engine, app.config["LLMSTREAM_CALLS_PER_MINUTE"])
 
     app.extensions["retention"] = retention.Retention(app, app.config["LLMSTREAM_RETENTION_DAYS"])
-    for step in (errors, gate, auth, identity):
+    for step in (compiled, errors, gate, auth, identity):
         step.init_app(app)
     app.add_template_filter(visible.visible)
     app.cli.add_command(cli.prepare)

@@ -8,6 +8,7 @@ from flask.cli import with_appcontext
 from sqlalchemy.exc import SQLAlchemyError
 
 from .accounts import User
+from .compiled import compile_all
 from .config import describe_database, is_loopback
 from .extensions import db
 from .tables import bring_up_to_date, fail, make_private, reason
@@ -16,8 +17,9 @@ from .tables import bring_up_to_date, fail, make_private, reason
 @click.command()
 @with_appcontext
 def prepare() -> None:
-    """Reach the database and bring its tables up to date; else say why not, in one sentence, with exit status 1."""
+    """Bring tables and compiled templates up to date; where the database cannot be reached, one sentence and exit status 1."""
     bring_up_to_date()
+    compile_all(current_app)
     host = current_app.config["HOST"]
     if not is_loopback(host) and not db.session.scalar(User.with_a_way_in()):
         make = ".venv/bin/flask --app wsgi user add NAME --role admin"
