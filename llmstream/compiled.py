@@ -14,6 +14,9 @@ from jinja2.bccache import Bucket
 class Kept(FileSystemBytecodeCache):
     """Never in the way of a page: where it cannot be read or written, each worker compiles for itself."""
 
+    def get_cache_key(self, name: str, filename: str | None = None) -> str:
+        return super().get_cache_key(name)  # one file a template, by whatever path the folder is reached
+
     def load_bytecode(self, bucket: Bucket) -> None:
         try:
             super().load_bytecode(bucket)
