@@ -23,6 +23,8 @@ from contextlib import suppress
 from typing import Any
 
 import gevent
+from gunicorn.http.errors import InvalidHeader, UnsupportedTransferCoding  # type: ignore[import-untyped]
+from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
 from llmstream import local_model, logs
 from llmstream.config import ConfigError, describe_database, load
@@ -47,6 +49,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class Worker(GeventWorker):
+    """Refuses a request in an unknown transfer coding as every other that is not framed rightly: with 400, not 501."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
+        is_unknown = isinstance(exc, UnsupportedTransferCoding)
+        super().handle_error(req, client, addr, InvalidHeader(exc.hdr) if is_unknown else exc)
+
+
 gc.disable()  # until a worker is ready: imports make no garbage, and looking for it takes a tenth of the start
 try:
     settings = load(os.environ)
@@ -58,7 +68,7 @@ address = f"[{settings['HOST']}]:{settings['PORT']}" if ipv6 else f"{settings['H
 wsgi_app = "wsgi:app"
 bind = address
 workers = settings["WEB_CONCURRENCY"]
-worker_class = "gevent"
+worker_class = Worker
 worker_connections = 10_000
 keepalive = 2  # s, for headers too (0 would lift that limit); an idle connection holds up a stop for so long
 timeout = 30  # a worker whose hub is blocked for so long is killed; streams may last longer

@@ -124,7 +124,7 @@ def naughty(ground: Ground) -> Found:
 
 def smuggling(ground: Ground) -> Found:
     answers = {name: send_probe(ground.open.port, probe) for name, probe in PROBES.items()}
-    wrong = [name for name, answer in answers.items() if answer.status not in (400, 501) or answer.responses != 1]
+    wrong = [name for name, answer in answers.items() if answer.status != 400 or answer.responses != 1]
     return Found(f"{len(answers)} probes", len(wrong))
 
 
