@@ -87,7 +87,8 @@ class Job:
     """A deletion in the background: who leaves the page does not end it."""
 
     def __init__(self, app: Flask, removal: Iterator[int], who: Actor) -> None:
-        self.gone, self.failed, self.is_revoked = 0, False, False
+        self.gone, self.is_revoked = 0, False
+        self.ended_early: str | None = None  # why
         self.greenlet = gevent.spawn(self._run, app, removal, who.name)
         if who.credential:  # and it ends after the part that is under way when that is revoked
             app.extensions["watch"].enter(who.credential, self, who.role)
@@ -102,13 +103,14 @@ class Job:
             try:
                 for self.gone in removal:
                     if self.is_revoked:
-                        return self._end_early(who, "its login or key was revoked")
+                        return self._end_early(who, "the login or key behind it was revoked")
             except Exception as error:
                 log.warning("a deletion failed: %s", first_line(error), exc_info=not is_passing(error))
-                self._end_early(who, "the database took no writes" if is_passing(error) else "a fault; the log has the details")
+                fault = "there was a fault; the log has the details"
+                self._end_early(who, "the database took no writes" if is_passing(error) else fault)
 
     def _end_early(self, who: str, why: str) -> None:
-        self.failed = True
+        self.ended_early = why
         audit("delete ended early", "history", {"answers": self.gone, "because": why}, name=who)
 
     @property

@@ -7,10 +7,11 @@ percentiles too; these are at most 5 % off, and exact below 100 ms.
 
 from __future__ import annotations
 
-import math
 import time
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import gevent
@@ -75,16 +76,13 @@ class Figures:
 def percentiles(letters: Counter[str]) -> dict[str, Any]:
     """The time that half of the answers kept to, and the one that 95 % did; None where no answer has one."""
     known = sorted((ord(letter), n) for letter, n in letters.items() if ord(letter) != NONE)
-    total = sum(n for _, n in known)
-    wanted = {"p50": math.ceil(total * 0.5), "p95": math.ceil(total * 0.95)}
-    found: dict[str, Any] = {"count": total, "p50": None, "p95": None}
-    so_far = 0
-    for letter, n in known:
-        for name, rank in wanted.items():
-            if so_far < rank <= so_far + n:
-                found[name] = milliseconds(letter)
-        so_far += n
-    return found
+    upto = list(accumulate(n for _, n in known))
+    total = upto[-1] if upto else 0
+
+    def kept_to_by(percent: int) -> int | None:
+        return milliseconds(known[bisect_left(upto, total * percent / 100)][0]) if total else None
+
+    return {"count": total, "p50": kept_to_by(50), "p95": kept_to_by(95)}
 
 
 def milliseconds(letter: int) -> int:

@@ -17,7 +17,7 @@ from .models import Completion, now, turns
 from .reproduce import as_curl, as_program, same_call
 from .schemas import CompletionSchema, PageSchema, ViewSchema
 from .search import behind
-from .shapes import shown
+from .shapes import shown, tags_of
 from .timeline import Timeline
 from .words import mark
 
@@ -51,7 +51,7 @@ def around(chosen: Filter, found: Page) -> dict[str, Any]:
         "owners": most_frequent(recent.c.owner, 20),
         "tags": [] if mine else Tag.usual(),
         "reasons": [] if mine else Review.usual_reasons(),
-        "tags_of": Tag.among(found.ids),
+        "tags_of": tags_of(found.ids),
         "ratings": Review.ratings(found.ids),
         "today": now().date(),
         "is_indexed": "q" not in chosen.values or not behind(),

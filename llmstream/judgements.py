@@ -72,14 +72,6 @@ class Tag(db.Model):  # type: ignore[name-defined]
         return db.session.scalars(select(cls).where(cls.completion_id == completion_id).order_by(cls.name)).all()
 
     @classmethod
-    def among(cls, completion_ids: Sequence[int]) -> dict[int, list[str]]:
-        """The tags of each of these that has some."""
-        found: dict[int, list[str]] = {}
-        for tag in db.session.scalars(select(cls).where(cls.completion_id.in_(completion_ids)).order_by(cls.name)):
-            found.setdefault(tag.completion_id, []).append(tag.name)
-        return found
-
-    @classmethod
     def usual(cls, limit: int = 20) -> list[str]:
         recent = select(cls.name).order_by(cls.completion_id.desc()).limit(RECENT).subquery()
         return most_frequent(recent.c.name, limit)
@@ -175,34 +167,20 @@ def newest_by(completion_id: Any, role: str, *columns: Any) -> Any:
     return query.order_by(Review.id.desc()).limit(1)
 
 
-def add_tag(completion_id: int, name: str, by: str) -> bool:
-    """Whether it is new."""
+def set_tag(completion_id: int, name: str, by: str, is_wanted: bool) -> bool:
+    """Give a tag, or take it away. Whether that changed anything."""
 
-    def add(connection: Connection) -> bool:
-        if connection.scalar(select(Tag.name).where(Tag.completion_id == completion_id, Tag.name == name)):
+    def change(connection: Connection) -> bool:
+        this = Tag.completion_id == completion_id, Tag.name == name
+        if bool(connection.scalar(select(Tag.name).where(*this))) == is_wanted:
             return False
-        connection.execute(insert(Tag).values(completion_id=completion_id, name=name, tagged_by=by))
-        note_change(connection, completion_id, name, "added", by)
+        given = insert(Tag).values(completion_id=completion_id, name=name, tagged_by=by)
+        connection.execute(given if is_wanted else delete(Tag).where(*this))
+        noted = {"completion_id": completion_id, "name": name, "change": "added" if is_wanted else "removed", "changed_by": by}
+        connection.execute(insert(TagChange).values(noted))
         return True
 
-    return with_finished(completion_id, add)
-
-
-def remove_tag(completion_id: int, name: str, by: str) -> bool:
-    """Whether it was there."""
-
-    def remove(connection: Connection) -> bool:
-        was_there = connection.execute(delete(Tag).where(Tag.completion_id == completion_id, Tag.name == name)).rowcount
-        if was_there:
-            note_change(connection, completion_id, name, "removed", by)
-        return bool(was_there)
-
-    return with_finished(completion_id, remove)
-
-
-def note_change(connection: Connection, completion_id: int, name: str, change: str, by: str) -> None:
-    values = {"completion_id": completion_id, "name": name, "change": change, "changed_by": by}
-    connection.execute(insert(TagChange).values(values))
+    return with_finished(completion_id, change)
 
 
 def with_finished(completion_id: int, work: Callable[[Connection], Any]) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Blueprint, abort, redirect, request
-from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from .access import ASK, JUDGE, actor, is_own, may
 from .ask import find, json_object
 from .gate import received_body
 from .identity import call_reviewer, plain_name, reviewer
-from .judgements import SAID, Review, Tag, TagChange, add_tag, judge, remove_tag
+from .judgements import SAID, Review, Tag, TagChange, judge, set_tag
 from .models import Completion
 from .schemas import PageSchema, rfc3339, seen, storable
 
@@ -41,9 +41,6 @@ class Line(Words):
 
 
 class ReviewSchema(Schema):
-    class Meta:
-        unknown = RAISE
-
     role = fields.String(load_default="reviewer", validate=validate.OneOf(["reviewer", "user"]))
     rating = fields.String(allow_none=True, validate=validate.OneOf(["good", "bad"]))
     reason = Line(allow_none=True, validate=[storable, validate.Length(max=200)])
@@ -58,9 +55,6 @@ class ReviewSchema(Schema):
 
 
 class TagsSchema(Schema):
-    class Meta:
-        unknown = RAISE
-
     add = Line(validate=[storable, validate.Length(max=50), seen])
     remove = Line(validate=[storable, validate.Length(1, 50)])
 
@@ -115,19 +109,19 @@ def change_tags(completion_id: int) -> Any:
     changes = TagsSchema().load(given)
     find(Completion, completion_id)
     for action, name in changes.items():
-        add_tag(completion_id, name, reviewer()) if action == "add" else remove_tag(completion_id, name, reviewer())
+        set_tag(completion_id, name, reviewer(), action == "add")
     return redirect(then, 303) if then else {"data": [tag.name for tag in Tag.of(completion_id)]}
 
 
 @bp.put("/history/<int:completion_id>/tags/<path:name>", merge_slashes=False)
 def put_tag(completion_id: int, name: str) -> Any:
     name = TagsSchema().load({"add": name})["add"]
-    return {"name": name}, 201 if add_tag(completion_id, name, reviewer()) else 200
+    return {"name": name}, 201 if set_tag(completion_id, name, reviewer(), True) else 200
 
 
 @bp.delete("/history/<int:completion_id>/tags/<path:name>", merge_slashes=False)
 def delete_tag(completion_id: int, name: str) -> Any:
-    remove_tag(completion_id, TagsSchema().load({"remove": name})["remove"], reviewer())
+    set_tag(completion_id, TagsSchema().load({"remove": name})["remove"], reviewer(), False)
     return "", 204
 
 

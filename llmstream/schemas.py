@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 BIGGEST_ID = 2**63 - 1
 STATUSES = ["in_progress", "completed", "failed", "incomplete", "cancelled"]
@@ -57,9 +57,6 @@ def an_id() -> fields.Integer:
 class PromptSchema(Schema):
     """The body of `POST /stream`. Unknown fields are refused."""
 
-    class Meta:
-        unknown = RAISE
-
     prompt = fields.String(validate=[storable, not_blank])
     conversation_id = an_id()
     regenerate = an_id()
@@ -88,9 +85,6 @@ class KeySchema(Schema):
 class AfterSchema(Schema):
     """Where to go on reading, in bytes."""
 
-    class Meta:
-        unknown = RAISE
-
     after = Digits(validate=validate.Range(0, BIGGEST_ID))
 
 
@@ -99,9 +93,6 @@ class LastEventSchema(Schema):
 
 
 class PageSchema(Schema):
-    class Meta:
-        unknown = RAISE
-
     limit = Digits(load_default=20, validate=validate.Range(1, 100))
     before = Digits(validate=validate.Range(1, BIGGEST_ID))
 
@@ -146,7 +137,6 @@ class FilterSchema(Schema):
     """The parameters that every list of completions takes (docs/api.md, "Filters"). Unknown ones are refused."""
 
     class Meta:
-        unknown = RAISE
         include = {"from": Moment()}  # noqa: RUF012
 
     to = Moment(end=True)

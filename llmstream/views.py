@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, redirect, request
-from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Connection, delete, func, insert, select, update
 from werkzeug.datastructures import MultiDict
 
@@ -25,9 +25,6 @@ views = SavedView.__table__
 
 
 class ViewSchema(Schema):
-    class Meta:
-        unknown = RAISE
-
     name = fields.String(required=True, validate=[storable, seen, validate.Length(max=80)])
     query = fields.String(required=True, validate=[storable, validate.Length(max=8000)])
 
