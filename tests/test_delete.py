@@ -126,6 +126,20 @@ def test_a_filters_worth_is_shown_confirmed_and_deleted(client: Client, database
     assert database.value("SELECT count(*) FROM audit WHERE action = 'delete' AND target = 'history'")
 
 
+def test_a_deletion_that_a_fault_ends_says_so_and_keeps_the_rest(client: Client, database: Database, upstream: Upstream) -> None:
+    kept = ask(client, upstream)
+    path = f"/delete?conversation_id={client.history(kept)['conversation_id']}"
+    database.execute("CREATE TABLE holders (completion_id INTEGER NOT NULL REFERENCES completions (id))")
+    try:
+        database.execute("INSERT INTO holders (completion_id) VALUES (:id)", id=kept)
+        page = client.call("POST", path, data={"shown": 1, "typed": "1"}, headers={"Accept": "text/html"}).text
+    finally:
+        database.execute("DROP TABLE holders")
+    assert "It ended early, because there was a fault; the log has the details: 0 of 1 answer was deleted" in page
+    assert client.history(kept)["response"] == "An answer with the word."
+    assert database.value("SELECT count(*) FROM audit WHERE action = 'delete ended early'") == 1
+
+
 def test_a_row_that_is_deleted_under_its_writer_harms_nobody(client: Client, database: Database, upstream: Upstream) -> None:
     """As by hand in the database: its readers are cut, other answers go on."""
     gates = [Gate(), Gate()]
@@ -188,6 +202,7 @@ def test_a_conversation_that_goes_on_keeps_nothing_of_the_deleted_turn(client: C
     assert "Earlier turns of its conversation were deleted" in page and "first prompt of its conversation" not in page
     again = client.call("POST", f"/history/{second}/again", allow_redirects=False).headers["Location"]
     assert f"Earlier turns of completion {second} were deleted" in client.page(again).text
+    client.finished(int(again.rsplit("/", 1)[1]))  # one answer at a time in a conversation
     later = ask(client, upstream, conversation_id=first.conversation_id)
     assert "were deleted" not in client.page(f"/history/{later}").text, "it was asked after just what is there"
 
