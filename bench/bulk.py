@@ -48,7 +48,8 @@ def bulk(engine: Engine, count: int, seed: int = 1, per_day: int = 5000) -> None
             for table in ("conversations", "completions"):
                 connection.cursor().execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}")
         connection.commit()
-        connection.cursor().execute("ANALYZE")
+        for table in db.metadata.tables:  # not the search index, which is empty still
+            connection.cursor().execute(f"ANALYZE {table}")
         connection.commit()
     finally:
         connection.detach()  # its settings are not for others

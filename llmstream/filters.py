@@ -106,7 +106,7 @@ class Filter:
 
     # As conditions
 
-    def conditions(self, low: int = 0, high: int = BIGGEST_ID) -> list[ColumnElement[bool]]:
+    def conditions(self, low: int, high: int) -> list[ColumnElement[bool]]:
         """Conditions on the columns of Completion; those that ask other tables look only from `low` to below `high`."""
         made: list[ColumnElement[bool]] = [Completion.owner == self.only] if self.only is not None else []
         for name, value in self.values.items():

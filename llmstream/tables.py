@@ -9,6 +9,7 @@ from typing import NoReturn
 from alembic import command
 from alembic.util import CommandError
 from flask import current_app
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from .config import PROJECT, describe_database
@@ -26,6 +27,8 @@ def bring_up_to_date() -> None:
         fail(f"The {database} cannot be opened ({reason(error)}): make it available, or correct DATABASE_URL.")
     try:
         command.upgrade(current_app.extensions["migrate"].migrate.get_config(str(PROJECT / "migrations")), "head")
+        if db.engine.dialect.name == "sqlite":
+            forget_size_of_index()
     except CommandError as error:
         fail(f"The {database} is from another version of llmstream ({error}): run that one, or set DATABASE_URL anew.")
     except (SQLAlchemyError, RuntimeError) as error:
@@ -39,11 +42,18 @@ def make_private(file: Path) -> None:
         file.touch(mode=0o600)
 
 
+def forget_size_of_index() -> None:
+    """After an ANALYZE of an empty search index SQLite reads all of it, however large by then, for each part that FTS5 drops."""
+    with db.engine.begin() as connection:
+        if connection.scalar(text("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'")):
+            connection.execute(text("DELETE FROM sqlite_stat1 WHERE tbl = 'completions_fts_data'"))
+
+
 def reason(error: Exception) -> str:
     """The first line of what the database or the system said: the rest may be SQL, or hints for programmers."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    text = cause.strerror if isinstance(cause, OSError) else str(cause)
-    return str(text).partition("\n")[0].strip()
+    said = cause.strerror if isinstance(cause, OSError) else str(cause)
+    return str(said).partition("\n")[0].strip()
 
 
 def fail(sentence: str) -> NoReturn:
