@@ -1,4 +1,7 @@
-"""Makes the pictures of docs/images from the made-up history of `flask demo`: `.venv/bin/python -m tests.pictures`."""
+"""Makes the pictures of docs/images from the made-up history of `flask demo`: `.venv/bin/python -m tests.pictures`.
+
+Debian's fonts-noto-core and fonts-noto-cjk should be there: without them prompts in other scripts are rows of boxes.
+"""
 import os
 import subprocess
 import sys
@@ -52,7 +55,8 @@ def addresses(database: Database) -> dict[str, str]:
     again, origin = database.rows("SELECT new.id, old.id AS origin FROM completions AS new JOIN completions AS old ON old.id = "
                                   "new.regenerated_from WHERE old.status = 'completed' AND new.status = 'completed' AND "
                                   "old.response <> new.response ORDER BY new.id DESC LIMIT 1")[0].values()
-    talk = one("response LIKE '%```%' AND status = 'completed'", "conversation_id")
+    unfinished = "SELECT conversation_id FROM completions WHERE status <> 'completed'"
+    talk = one(f"response LIKE '%```%' AND conversation_id NOT IN ({unfinished})", "conversation_id")
     return {
         "chat": f"/?conversation={talk}",
         "history": "/history?status=completed&q=refund",
