@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import unicodedata
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import cache
@@ -46,6 +47,10 @@ SESSION_LASTS = timedelta(days=7)
 KEY_PREFIX = "llms_"  # so that scanners for leaked secrets can find one
 
 
+def alike(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
 class NewUserSchema(Schema):
     name = fields.String(required=True, validate=[*A_NAME, not_reserved])
     role = fields.String(load_default="user", validate=validate.OneOf(ROLES))
@@ -72,6 +77,11 @@ class User(db.Model):  # type: ignore[name-defined]
     @classmethod
     def named(cls, name: str) -> User | None:
         return db.session.scalar(select(cls).where(cls.name == name))
+
+    @classmethod
+    def is_taken(cls, name: str) -> bool:
+        """By this name, or by one that differs in capitals or in forms of the same letters only."""
+        return alike(name) in map(alike, db.session.scalars(select(cls.name)))
 
     def set_password(self, password: str) -> None:
         self.password_hash = _in_thread(generate_password_hash, password)
@@ -120,7 +130,13 @@ class ApiKey(UserMixin, db.Model):  # type: ignore[name-defined]
 
     @classmethod
     def make(cls, user: User, name: str, scopes: list[str] | None, days: int | None) -> tuple[ApiKey, str]:
-        """A new key, and its secret (256 random bits), which is shown once and stored nowhere."""
+        """A new key, and its secret (256 random bits), which is shown once and stored nowhere.
+
+        Raises ValidationError for scopes that the user does not have.
+        """
+        if beyond := set(scopes or ()) - ROLES[user.role]:
+            words = f"{user.name} is {user.role}, and a key may no more than its user: not {', '.join(sorted(beyond))}."
+            raise ValidationError(words, "scopes")
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         expires_at = now() + timedelta(days=days) if days else None
         key = cls(user=user, name=name, scopes=scopes, key_hash=fingerprint(secret), expires_at=expires_at)

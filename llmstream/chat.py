@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
-from flask import Blueprint, Response, current_app, redirect, render_template, request, stream_template
+from flask import Blueprint, Response, abort, current_app, redirect, render_template, request, stream_template
 from marshmallow import EXCLUDE, Schema, ValidationError, validate
 from werkzeug.exceptions import HTTPException
 
-from .access import is_mine, is_own
+from .access import READ, is_mine, is_own, may
 from .ask import Asked, ask, find, generation, stop_answer
 from .delivery import STREAM_HEADERS, noted, while_there
 from .endings import Ending
@@ -41,6 +41,8 @@ def index() -> str:
 @bp.post("/")
 def send() -> Any:
     received_body()
+    if not may(READ):
+        abort(403, f"The chat page shows earlier conversations, which needs the permission to {READ}. POST /stream does not.")
     ids = ids_in(request.form)
     if "stop" in ids:
         return redirect(f"/?conversation={stop_answer(ids['stop']).conversation_id}", 303)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -32,8 +34,8 @@ def add_user(name: str, role: str, no_password: bool, password_stdin: bool) -> N
     """Make a user. Asks for a password of at least 12 characters."""
     bring_up_to_date()  # the first user may be there before the first start
     made = User(**loaded(NewUserSchema(only=("name", "role")), {"name": name, "role": role}))
-    if User.named(name):
-        raise click.ClickException(f"There is a user {name} already.")
+    if User.is_taken(name):
+        raise click.ClickException(f"There is a user {name} already, or one whose name looks like it.")
     if not no_password:
         made.set_password(asked(password_stdin))
     if not db.session.scalar(select(User.id).limit(1)):  # who makes the first user takes along the filters that were kept before
@@ -41,6 +43,7 @@ def add_user(name: str, role: str, no_password: bool, password_stdin: bool) -> N
     db.session.add(made)
     audit("user added", name, {"role": role})
     click.echo(f"{name} may come in as {role}.")
+    warn_without_admin()
 
 
 @user.command("change")
@@ -60,6 +63,7 @@ def change_user(name: str, role: str | None, is_disabled: bool | None, new_passw
     revoke_sessions(who)
     audit("user changed", name, {"role": who.role, "disabled": bool(who.disabled_at), "password": new_password})
     click.echo(f"{name} is {who.role}{' and may not come in' if who.disabled_at else ''}. Browsers have to log in again.")
+    warn_without_admin()
 
 
 @user.command("list")
@@ -78,7 +82,8 @@ def add_key(name: str, user_name: str, scopes: str | None, days: int | None) -> 
     """Make an API key. Its secret is printed once and is stored nowhere."""
     given = {"name": name, "user": user_name, "scopes": scopes.split(",") if scopes is not None else None, "days": days}
     made = loaded(NewKeySchema(), {field: value for field, value in given.items() if value is not None})
-    row, secret = ApiKey.make(known(user_name), name, made.get("scopes"), made.get("days"))
+    with in_words():
+        row, secret = ApiKey.make(known(user_name), name, made.get("scopes"), made.get("days"))
     audit("key added", name, {field: value for field, value in made.items() if field != "name"})
     click.echo(f"Key {row.id}, shown only now:", err=True)
     click.echo(secret)
@@ -117,7 +122,18 @@ def known(name: str) -> User:
 
 
 def loaded(schema: Schema, given: dict[str, Any]) -> dict[str, Any]:
-    try:
+    with in_words():
         return dict(schema.load(given))
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    try:
+        yield
     except ValidationError as error:
         raise click.ClickException(str(Unprocessable(error.normalized_messages()))) from None
+
+
+def warn_without_admin() -> None:
+    if not db.session.scalar(User.with_a_way_in().where(User.role == "admin")):
+        click.echo("Nobody can come in as an admin now: flask --app wsgi user change NAME --role admin makes one.", err=True)

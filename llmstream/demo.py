@@ -49,7 +49,7 @@ def command(context: click.Context, count: int, days: int, seed: int, add: bool)
     db.session.remove()
     if newest and not add:
         sys.exit(f"llmstream: There are answers in the {database} already, and the demo would stand among them. Nothing was "
-                 "changed. Name a new database in DATABASE_URL; or say --add.")  # fmt: skip
+                 "changed. Name a new database in DATABASE_URL; or add to it by: make demo DEMO=--add")  # fmt: skip
     begin = max(filter(None, (now() - timedelta(days), newest)))  # ids follow time, so what is added is newer than what is there
     made = store(db.engine, Writer(seed, begin, now()), count)
     sums = ", ".join(f"{len(rows):,} {table.__tablename__.replace('_', ' ')}" for table, rows in made.tables)

@@ -55,8 +55,9 @@ FORMATS = {
     ),
     "history.preferences.jsonl": Format(
         "Pairs to train with (preferences)", "application/jsonl", "llmstream-preferences-{}.jsonl",
-        "For preference training (DPO): the conversation, the correction as the chosen answer, the model's own as the rejected "
-        "one. Only answers that somebody corrected.", as_preferences,
+        "For preference training (DPO) with the library TRL; OpenAI has another format for that. The conversation, the "
+        "correction as the chosen answer, the model's own as the rejected one. Only answers that somebody corrected.",
+        as_preferences,
     ),
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from .schemas import CompletionSchema, PageSchema, ViewSchema
 from .search import behind
 from .shapes import shown, tags_of
 from .timeline import Timeline
-from .words import mark
+from .words import mark, parse
 
 bp = Blueprint("history", __name__, url_prefix="/history")
 bp.after_request(vary_by_accept)
@@ -54,6 +54,7 @@ def around(chosen: Filter, found: Page) -> dict[str, Any]:
         "tags_of": tags_of(found.ids),
         "ratings": Review.ratings(found.ids),
         "today": now().date(),
+        "has_words": "q" not in chosen.values or bool(parse(chosen.values["q"])),
         "is_indexed": "q" not in chosen.values or not behind(),
         "looked_back_to": Completion.begun_after(found.next_before) if found.is_short else None,
     }
@@ -78,7 +79,7 @@ def detail(completion_id: int) -> Any:
         "timeline": Timeline.of(completion),
         "query": chosen.query(),
     }
-    return render_template("completion.html", **parts, **judging(completion_id))
+    return render_template("completion.html", **parts, **judging(completion))
 
 
 @bp.get("/<int:completion_id>/<any(older, newer):way>")

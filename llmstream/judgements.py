@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -43,6 +44,13 @@ class Review(db.Model):  # type: ignore[name-defined]
         """Newest first."""
         query = select(cls).where(cls.completion_id == completion_id).order_by(cls.id.desc()).limit(limit)
         return db.session.scalars(query.where(cls.id < before) if before else query).all()
+
+    @classmethod
+    def correction_of(cls, completion: Completion) -> str | None:
+        """The newest, unless it was taken back."""
+        newest = select(cls.correction).where(cls.completion_id == completion.id, cls.correction.is_not(None))
+        found = db.session.scalar(newest.order_by(cls.id.desc()).limit(1))
+        return found if corrects(found, completion.response) else None
 
     @classmethod
     def ratings(cls, completion_ids: Sequence[int]) -> dict[int, dict[str, str | None]]:
@@ -117,14 +125,20 @@ def most_frequent(column: Any, limit: int) -> list[str]:
     return list(db.session.scalars(query))
 
 
-def judging(completion_id: int) -> dict[str, Any]:
+def corrects(correction: str | None, answer: str) -> bool:
+    """Whether it says something else: one that says what the answer says takes back those before it."""
+    return bool(correction) and correction != re.sub(r"\r\n?", "\n", answer)  # a form has LF only
+
+
+def judging(completion: Completion) -> dict[str, Any]:
     """What templates/_judge.html shows: the newest judgements and changes of tags, the tags, and what may be suggested."""
-    reviews = Review.of(completion_id, 50)
-    said: list[Any] = [*reviews, *TagChange.of(completion_id, 50)]
+    reviews = Review.of(completion.id, 50)
+    said: list[Any] = [*reviews, *TagChange.of(completion.id, 50)]
     return {
         "reviews": reviews,
         "said": sorted(said, key=lambda one: one.created_at, reverse=True)[:50],
-        "tags": Tag.of(completion_id),
+        "correction": Review.correction_of(completion),
+        "tags": Tag.of(completion.id),
         "reasons": Review.usual_reasons(),
         "usual_tags": Tag.usual(),
     }

@@ -13,7 +13,7 @@ from werkzeug.exceptions import TooManyRequests
 
 from .access import ROLES, actor
 from .accounts import ApiKey, Audit, NewKeySchema, NewUserSchema, Session, User, audit, disable, revoke_sessions
-from .auth import check_form, has_login
+from .auth import check_form, has_login, is_browser
 from .errors import too_many
 from .extensions import db
 from .gate import client_address, received_body
@@ -46,11 +46,23 @@ def enter() -> Any:
         return render_template("login.html", next=onward, has_login=True, failure=words, name=name), 401
     assert user
     tried.action = "login"
+    come_in(user)
+    return redirect(local_path(request.form.get("next")), 303)
+
+
+def come_in(user: User) -> None:
+    """In this browser, and with that commit. What it had come in by before is worth nothing any more."""
+    end_session()
     opened = Session.open(user, client_address())
     db.session.commit()
-    session.clear()  # what was in the cookie before is worth nothing now
+    session.clear()
     login_user(opened)
-    return redirect(local_path(request.form.get("next")), 303)
+
+
+def end_session() -> None:
+    kind, _, id_hash = ((g.actor and g.actor.credential) or "").partition(":")
+    if kind == "session":
+        db.session.execute(update(Session).where(Session.id_hash == id_hash).values(revoked_at=now()))
 
 
 def local_path(path: str | None) -> str:
@@ -95,11 +107,28 @@ def refuse_guessing(name: str, more: int) -> None:
 @bp.post("/logout")
 def leave() -> Any:
     received_body()
-    kind, _, id_hash = (actor().credential or "").partition(":")
-    if kind == "session":
-        db.session.execute(update(Session).where(Session.id_hash == id_hash).values(revoked_at=now()))
+    if is_browser():
+        end_session()
         audit("logout", actor().name)
     logout_user()
+    return redirect("/login", 303)
+
+
+@bp.post("/password")
+def change_password() -> Any:
+    """One's own. Other browsers in which one is logged in have to log in again."""
+    fields = given()
+    user = User.named(actor().name)
+    if not is_browser() or user is None:
+        abort(403, "A password is changed by who is logged in with it.")
+    new = NewUserSchema(only=("password",)).load({"password": fields.get("password", "")})["password"]
+    tried = let_try(user.name)
+    if not User.check(user, fields.get("current", "")[:200]):
+        raise ValidationError("Is not your password. Nothing was changed.", "current")
+    tried.action = "password changed"
+    user.set_password(new)
+    revoke_sessions(user)
+    come_in(user)
     return redirect("/login", 303)
 
 
@@ -122,8 +151,8 @@ def overview(before: int | None = None, **more: Any) -> str:
 @bp.post("/admin/users")
 def add_user() -> Any:
     made = NewUserSchema().load(given())
-    if User.named(made["name"]):
-        raise ValidationError("There is a user of this name already.", "name")
+    if User.is_taken(made["name"]):
+        raise ValidationError("There is a user of this name already, or of one that looks like it.", "name")
     password = made.pop("password", None)
     user = User(**made)
     if password:

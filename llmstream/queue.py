@@ -51,7 +51,7 @@ def index() -> str:
         left=left_in(waiting),
         earlier=earlier_turns(completion) if completion else [],
         last=next(iter(Review.of(place["judged"], 1)), None) if "judged" in place else None,
-        **(judging(completion.id) if completion else {}),
+        **(judging(completion) if completion else {}),
     )
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from .context import latest_usable, message, said
 from .extensions import db
-from .judgements import Review, Tag, TagChange
+from .judgements import Review, Tag, TagChange, corrects
 from .models import Completion, before, stored_text, turns
 from .schemas import CompletionSchema, rfc3339
 
@@ -118,7 +118,7 @@ def as_chat(ids: list[int]) -> Iterator[str]:
 def as_preferences(ids: list[int]) -> Iterator[str]:
     corrections = corrections_of(ids)
     for completion, correction, prompt in asked(list(corrections), corrections):
-        if completion.response and correction and completion.response != correction:
+        if completion.response and correction:
             answers = {"chosen": correction, "rejected": completion.response}
             yield json_line({"prompt": prompt, **{name: [message("assistant", text)] for name, text in answers.items()}})
 
@@ -138,7 +138,9 @@ def asked(ids: list[int], corrections: dict[int, str]) -> Iterator[tuple[Complet
     for other in db.session.scalars(select(Completion).where(*earlier).order_by(Completion.id)).all():
         talks[other.conversation_id].append(other)
     for completion in wanted:
-        yield completion, corrections.get(completion.id), sent_for(completion, talks[completion.conversation_id])
+        correction = corrections.get(completion.id)
+        stands = correction if corrects(correction, completion.response) else None  # else it was taken back
+        yield completion, stands, sent_for(completion, talks[completion.conversation_id])
 
 
 def sent_for(completion: Completion, conversation: list[Completion]) -> list[dict[str, str]]:

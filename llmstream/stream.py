@@ -15,7 +15,7 @@ from .schemas import AfterSchema, CompletionSchema, KeySchema, LastEventSchema, 
 from .transcript import Transcript
 
 bp = Blueprint("stream", __name__)
-CATCH_UP_S = 2.0  # another worker's client may have seen a little more than is stored yet
+CATCH_UP_S = 15.0  # how long it takes at most until the answers of a dead worker are ended
 
 
 @bp.post("/stream")
@@ -64,10 +64,14 @@ def bytes_already_had() -> int:
 
 
 def check_offset(transcript: Transcript, after: int, as_events: bool) -> None:
+    """422 for a place beyond what there is. But a client of another worker may have seen a moment more than is stored: by then
+    it is, or that worker is dead; and of an answer that was cut, whoever saw more than was kept is told how it ended."""
+    is_ours = generation().recorder.live.get(transcript.id or 0) is transcript
     give_up = time.monotonic() + CATCH_UP_S
-    while after > len(transcript.text) and not transcript.ended and time.monotonic() < give_up:
+    while after > len(transcript.text) and not (is_ours or transcript.ended) and time.monotonic() < give_up:
         transcript.wait(0.1)
-    if after > len(transcript.text):
+    was_cut = transcript.ended and transcript.ended.status != "completed"
+    if after > len(transcript.text) and not was_cut:
         raise Unprocessable({"after": [f"There are only {len(transcript.text)} bytes."]})
     if as_events and after < len(transcript.text) and transcript.text[after] & 0xC0 == 0x80:
         raise Unprocessable({"after": ["Lies inside a character."]})

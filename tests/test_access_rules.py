@@ -240,6 +240,8 @@ def test_a_key_may_what_its_scope_says_and_no_more(team: Team, eves: Answer, sco
     allowed = {name for name, answered in answers.items() if answered.ok}
     assert allowed == ({"read"} if scope == "read" else {scope})
     assert by.get(f"/stream/{eves.id}").status_code == (404 if scope == "ask" else 403)
+    assert by.page("/").status_code == (200 if scope == "read" else 403)
+    assert by.call("POST", "/", data={"prompt": "hello"}).status_code == 403, "its page shows what was said before"
 
 
 def test_an_admin_deletes(team: Team, upstream: Upstream) -> None:

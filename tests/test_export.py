@@ -271,6 +271,9 @@ def test_examples_are_the_conversation_as_sent_with_the_corrected_answer(client:
     assert lines(client, f"/history.preferences.jsonl?{mine}")[0] == {
         "prompt": [*begin, asked], "chosen": [{"role": "assistant", "content": "London"}],
         "rejected": [{"role": "assistant", "content": "Rome"}]}
+    review(client, bad.completion_id, correction="Rome")  # what the model said: takes the correction back
+    assert "London" not in client.get(f"/history.chat.jsonl?{mine}").text
+    assert len(lines(client, f"/history.preferences.jsonl?{mine}")) == 1, "the other one is still there"
 
 
 def test_each_export_is_written_down(client: Client, database: Database) -> None:

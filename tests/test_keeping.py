@@ -47,6 +47,22 @@ def test_text_that_was_seen_is_stored_a_moment_later(service: Service, database:
     stream.text()
 
 
+def test_who_saw_more_than_a_killed_worker_could_store_is_told_how_it_ended(start: Launch, upstream: Upstream) -> None:
+    dead = start(WEB_CONCURRENCY=1)
+    alive = start(dead.database, WEB_CONCURRENCY=1)
+    stream = dead.client.stream_text(upstream.script(delta("so far"), wait_for(gate := Gate()), finish(), done()).prompt)
+    stream.read_until("so far")
+    eventually(lambda: dead.database and dead.database.stored_text(stream.completion_id) == "so far", LAG_S, "storing")
+    dead.kill()
+    with ThreadPoolExecutor(2) as pool:  # at once, before anybody knows that the worker is dead
+        events = pool.submit(lambda: alive.client.reattach_events(stream.completion_id, 9).end())
+        text = pool.submit(alive.client.reattach, stream.completion_id, 9)
+        assert events.result().data["error_type"] == "worker_lost"
+        assert is_problem(text.result(), 503)["error_type"] == "worker_lost"
+    assert alive.client.reattach_events(stream.completion_id, headers={"Last-Event-ID": "9"}).end().name == "incomplete"
+    gate.open()
+
+
 def test_a_killed_machine_loses_no_more_than_the_last_moment(start: Launch, upstream: Upstream) -> None:
     """Shown text is at most 50 ms and one commit ahead of stored text. Within 15 s another instance says what happened."""
     dead = start(WEB_CONCURRENCY=1)

@@ -55,12 +55,16 @@ def test_commands_for_users_and_keys(start: Launch, new_database: Callable[[], D
     database = new_database()
     add_user(database, "ana", "admin")  # before the service was ever started: the command makes the tables, too
     assert "There is a user ana already" in command(database, "user", "add", "ana", "--password-stdin", typed="x\n", fails=True)
+    for alike in ("ANA", "\uff21na"):
+        assert "looks like it" in command(database, "user", "add", alike, "--no-password", fails=True)
     assert "12" in command(database, "user", "add", "bob", "--password-stdin", typed="short\n", fails=True)
     command(database, "user", "add", "robot", "--no-password")
     assert "There is no user nobody" in command(database, "key", "add", "k", "--user", "nobody", fails=True)
     shown = re.findall(r"llms_[\w-]{43}$", command(database, "key", "add", "nightly", "--user", "robot", "--scopes", "ask"), re.M)
     (secret,) = shown
     assert "scopes" in command(database, "key", "add", "k", "--user", "robot", "--scopes", "", fails=True), "not all of them"
+    beyond = command(database, "key", "add", "k", "--user", "robot", "--scopes", "ask,export", fails=True)
+    assert "robot is user, and a key may no more than its user: not export." in beyond
     listed = command(database, "key", "list")
     assert "nightly\trobot\task\tgood" in listed and secret not in listed
     service = start(database, WEB_CONCURRENCY=1)
@@ -69,7 +73,7 @@ def test_commands_for_users_and_keys(start: Launch, new_database: Callable[[], D
     assert program.ask("").status_code == 422
     command(database, "key", "revoke", "1")
     assert program.ask("").status_code == 401
-    command(database, "user", "change", "ana", "--role", "reviewer", "--disable")
+    assert "Nobody can come in as an admin" in command(database, "user", "change", "ana", "--role", "reviewer", "--disable")
     assert command(database, "user", "list") == "ana\treviewer\tdisabled\nrobot\tuser\tenabled\n"
     assert "There is no key 9" in command(database, "key", "revoke", "9", fails=True)
     service.stop()
@@ -97,6 +101,30 @@ def test_a_login_lasts_until_logout_which_ends_it_on_the_server(fresh: Callable[
     thief = Browser(browser.url)
     thief.session.cookies.update(kept)
     assert thief.get("/history").status_code == 302
+
+
+def test_a_login_takes_the_place_of_the_one_before_in_the_same_browser(fresh: Callable[..., Browser]) -> None:
+    browser = fresh("lena")
+    earlier = Browser(browser.url)
+    earlier.session.cookies.update(dict(browser.session.cookies))
+    assert browser.log_in("lena").status_code == 303
+    assert (browser.get("/history").status_code, earlier.get("/history").status_code) == (200, 302)
+
+
+def test_who_is_logged_in_changes_the_password_and_other_browsers_are_out(team: Team, fresh: Callable[..., Browser]) -> None:
+    browser, other = fresh("petra"), team.browser("petra")
+    wrong = browser.submit("/password", current="not this one", password="a new password of hers")
+    assert wrong.status_code == 422 and "Is not your password" in wrong.text
+    short = browser.submit("/password", current=password("petra"), password="short")
+    assert short.status_code == 422
+    assert other.get("/history").status_code == 200
+    assert browser.submit("/password", current=password("petra"), password="a new password of hers").status_code == 303
+    assert (browser.get("/history").status_code, other.get("/history").status_code) == (200, 302)
+    assert Browser(browser.url).log_in("petra").status_code == 401
+    assert other.submit("/login", name="petra", password="a new password of hers").status_code == 303
+    done = team.database.rows("SELECT action FROM audit WHERE target = 'petra' ORDER BY id DESC LIMIT 4")
+    assert "password changed" in {row["action"] for row in done}
+    assert team.by("bob").call("POST", "/password", data={"current": "x", "password": "x" * 12}).status_code == 403
 
 
 def test_logins_that_are_over_are_not_kept(team: Team, fresh: Callable[..., Browser]) -> None:

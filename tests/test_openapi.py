@@ -9,10 +9,10 @@ from llmstream import create_app
 from tests.client import Client
 
 # Pages, their forms, and redirects between them: for people, so not described.
-PAGES = {"static", "chat.index", "chat.send", "login.form", "login.enter", "login.leave", "login.admin", "login.add_user",
-         "login.change_user", "login.add_key", "login.revoke_key", "history.neighbour", "compare.compare", "compare.again",
-         "views.remove_by_form", "review.name_reviewer", "queue.index", "export.page", "deletion.page", "deletion.confirmed",
-         "deletion.one_by_form"}
+PAGES = {"static", "chat.index", "chat.send", "login.form", "login.enter", "login.leave", "login.change_password",
+         "login.admin", "login.add_user", "login.change_user", "login.add_key", "login.revoke_key", "history.neighbour",
+         "compare.compare", "compare.again", "views.remove_by_form", "review.name_reviewer", "queue.index", "export.page",
+         "deletion.page", "deletion.confirmed", "deletion.one_by_form"}
 app = create_app({"DATABASE_URL": "sqlite:////dev/null/none.db", "SECRET_KEY": "x" * 32})
 ROUTES = {(method, re.sub(r"<(?:[^<>]*:)?(\w+)>", r"{\1}", rule.rule), rule.endpoint) for rule in app.url_map.iter_rules()
           for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}

@@ -52,12 +52,13 @@ async function refresh() {
 
 // As far down as the fresh page reaches, and below that what is being written.
 async function renewRows(fresh) {
-  const lowest = fresh.querySelector('[rel="next"]') ? Math.min(...[...fresh.querySelectorAll(".row")].map(idOf)) : 0;
   for (const row of rows()) {
-    if (idOf(row) >= lowest) renew(row, fresh.getElementById(row.id) || undefined);
+    if (idOf(row) >= lowestOf(fresh)) renew(row, fresh.getElementById(row.id) || undefined);
     else if (row.dataset.status === "in_progress") renew(row, await fetchRow(idOf(row)));
   }
 }
+
+const lowestOf = (fresh) => (fresh.querySelector('[rel="next"]') ? Math.min(...[...fresh.querySelectorAll(".row")].map(idOf)) : 0);
 
 // `fresh` is the row as it is now: undefined if it does not fit the filters any more, null if nobody knows.
 function renew(row, fresh) {
@@ -90,6 +91,7 @@ function takeNew(fresh) {
     if (fresh.querySelector(".row")) results.replaceChildren(...fresh.childNodes); // the page was empty: nothing is being read
     return;
   }
+  dropGone(fresh);
   const newest = waiting.length ? idOf(waiting[0]) : idOf(shown[0]);
   const incoming = [...fresh.querySelectorAll(".row")];
   const added = incoming.filter((row) => idOf(row) > newest);
@@ -100,6 +102,15 @@ function takeNew(fresh) {
   waiting = [...added, ...waiting];
   if (isUndisturbed()) showWaiting();
   else offer(wasWaiting);
+}
+
+// What was deleted, or fits no more, before the reader asked for it.
+function dropGone(fresh) {
+  const there = waiting.filter((row) => idOf(row) < lowestOf(fresh) || fresh.querySelector(`#${row.id}`));
+  if (there.length === waiting.length) return;
+  waiting = there;
+  if (waiting.length) offer(true);
+  else results.querySelector(".news")?.remove();
 }
 
 // At the top, with neither the focus nor the pointer in the list, nobody is in the middle of something.

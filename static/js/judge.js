@@ -4,20 +4,27 @@ import { visit } from "./page.js";
 
 const FIELDS = ["reason", "note", "correction"];
 
-// `answer` gives what the model wrote: a correction begins as that, and left as it is it is none.
+// `answer` gives what the model wrote. A correction begins as the newest one or as that, and left as it is it is none.
 export function enableJudging(root, answer) {
   const form = root.querySelector('[data-part="judge-form"]');
   if (!form) return;
   const { correction, reason } = form.elements;
+  const start = () => correction.dataset.newest ?? answer();
   const begin = () => {
-    if (!correction.value && new Blob([answer()]).size <= 65536) correction.value = answer();
+    if (!correction.value && new Blob([start()]).size <= 65536) correction.value = start();
+  };
+  const takeBack = () => {
+    correction.value = answer();
+    keepDraft(form, start());
+    correction.focus();
   };
   restoreDraft(form);
-  form.addEventListener("input", () => keepDraft(form, answer()));
+  form.addEventListener("input", () => keepDraft(form, start()));
+  form.querySelector('[data-part="take-back"]')?.addEventListener("click", takeBack);
   correction.closest("details").addEventListener("toggle", begin);
   correction.addEventListener("focus", begin); // a key's first letters come before the toggle is told
   form.addEventListener("formdata", ({ formData }) => {
-    if (isUnchanged(correction, answer())) formData.set("correction", "");
+    if (isUnchanged(correction, start())) formData.set("correction", "");
   });
   reason.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.isComposing) reason.blur(); // now single keys judge
@@ -32,9 +39,9 @@ function restoreDraft(form) {
   }
 }
 
-function keepDraft(form, answer) {
+function keepDraft(form, start) {
   const typed = FIELDS.map((name) => [name, form.elements[name].value]).filter(([, text]) => text);
-  const draft = Object.fromEntries(typed.filter(([name]) => name !== "correction" || !isUnchanged(form.elements.correction, answer)));
+  const draft = Object.fromEntries(typed.filter(([name]) => name !== "correction" || !isUnchanged(form.elements.correction, start)));
   draftOf(form, Object.keys(draft).length ? JSON.stringify(draft) : "");
 }
 
@@ -50,8 +57,8 @@ function draftOf(form, draft = null) {
 }
 
 // A text area keeps only LF.
-function isUnchanged(field, answer) {
-  return field.value === answer.replace(/\r\n?/g, "\n");
+function isUnchanged(field, start) {
+  return field.value === start.replace(/\r\n?/g, "\n");
 }
 
 // Sends a form as the browser would: resolves to the page that it leads to, or throws, as `visit` does.

@@ -52,6 +52,7 @@ class Replay {
     if (!this.#position) announce("The replay has started.");
     this.#isPlaying = true;
     this.box.hidden = false;
+    this.box.scrollIntoView({ block: "nearest" });
     this.button.textContent = "Pause";
     this.#draw();
   }

@@ -199,7 +199,15 @@ def test_nothing_moves_under_the_eyes_of_a_reader(timed: Any, service: Service, 
     expect(timed.locator("#announcer")).to_have_text("1 new answer")
     assert place.bounding_box() == before
     assert row(timed, new.completion_id).count() == 0
+    gone = client.stream_text("Hello")
+    gone.text()
+    timed.clock.run_for(3500)
+    expect(timed.get_by_role("button", name="2 new answers")).to_be_visible()
+    assert client.call("DELETE", f"/history/{gone.completion_id}").status_code == 200
+    timed.clock.run_for(3500)
+    expect(button).to_have_text("1 new answer")
     button.click()
+    assert row(timed, gone.completion_id).count() == 0
     expect(row(timed, new.completion_id).get_by_role("link")).to_be_focused()
     expect(row(timed, new.completion_id)).to_be_in_viewport()
     expect(button).to_have_count(0)

@@ -232,6 +232,39 @@ def test_a_correction_that_is_left_as_it_is_is_none(page: Any, queue: Queue) -> 
     assert [review["correction"] for review in queue.judgements(0)] == [None]
 
 
+def test_a_correction_goes_on_from_the_newest_and_can_be_taken_back(page: Any, queue: Queue) -> None:
+    queue.open(page)
+    field = page.get_by_label("Corrected answer", exact=True)
+    page.keyboard.press("c")
+    field.fill("Better, with a tipo.")
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    shows(page, queue.ids[1])
+    page.keyboard.press("u")
+    shows(page, queue.ids[0])
+    page.keyboard.press("c")
+    expect(field).to_have_value("Better, with a tipo.")
+    field.fill("Better, without.")
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    shows(page, queue.ids[1])
+    pairs = f"/history.preferences.jsonl?tag={queue.tag}"
+    assert '"content":"Better, without."' in queue.client.get(pairs).text
+    page.keyboard.press("u")
+    shows(page, queue.ids[0])
+    page.keyboard.press("c")
+    page.get_by_role("button", name="Put back the model's answer").click()
+    expect(field).to_have_value("**Answer** 1")
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")
+    shows(page, queue.ids[1])
+    assert queue.client.get(pairs).text == ""
+    page.keyboard.press("u")
+    expect(page.locator('[data-part="said"]')).to_contain_text("the answer stands as the model wrote it")
+    page.keyboard.press("c")
+    expect(field).to_have_value("**Answer** 1")
+
+
 def test_a_refusal_is_said_and_nothing_moves(page: Any, queue: Queue, database: Database) -> None:
     queue.open(page)
     page.keyboard.press("s")
