@@ -45,7 +45,7 @@ class Machine:
 def another_machine() -> Iterator[Machine]:
     """Raises Missing where this may not be made."""
     name = f"f{os.getpid() % 10**7}"
-    net = f"192.0.2.{os.getpid() % 64 * 4}"  # addresses kept for documentation: nobody has them
+    net = f"198.51.100.{os.getpid() % 64 * 4}"  # kept for documentation; a virtual machine may itself have one of 192.0.2.x
     here, there = (str(ipaddress.ip_address(net) + i) for i in (1, 2))
     try:
         ip(f"netns add {name}")
