@@ -131,7 +131,7 @@ def in_words() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise click.ClickException(str(Unprocessable(error.normalized_messages()))) from None
+        raise click.ClickException(str(Unprocessable(error.normalized_messages()).description)) from None
 
 
 def warn_without_admin() -> None:

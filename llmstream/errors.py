@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import chain
 from typing import Any
 
 from flask import Flask, Response, json, render_template, request
@@ -29,9 +30,10 @@ NO_PAGE = "There is nothing at this address. The history, at /history, shows eve
 
 
 class Unprocessable(UnprocessableEntity):
-    """422 with the fields named: {field: [sentence, ...]}."""
+    """422 with the fields named: {field: [sentence, ...]}, of a list without the places of what is wrong in it."""
 
     def __init__(self, errors: dict[str, Any]) -> None:
+        errors = {name: list(chain(*words.values())) if isinstance(words, dict) else words for name, words in errors.items()}
         super().__init__("; ".join(f"{name}: {' '.join(map(str, words))}" for name, words in errors.items()))
         self.errors = errors
 

@@ -138,6 +138,7 @@ def judging(completion: Completion) -> dict[str, Any]:
         "reviews": reviews,
         "said": sorted(said, key=lambda one: one.created_at, reverse=True)[:50],
         "correction": Review.correction_of(completion),
+        "corrects": corrects,
         "tags": Tag.of(completion.id),
         "reasons": Review.usual_reasons(),
         "usual_tags": Tag.usual(),

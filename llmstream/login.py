@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from flask import Blueprint, abort, g, redirect, render_template, request, session
+from flask import Blueprint, abort, flash, g, redirect, render_template, request, session
 from flask_login import login_user, logout_user
 from marshmallow import ValidationError
 from sqlalchemy import func, select, update
@@ -91,7 +91,8 @@ def refuse_guessing(name: str, more: int) -> None:
     """429 if there were too many wrong passwords, with `more` of them; counted over all workers."""
     recent = select(func.count()).where(Audit.action == "login failed", Audit.at > now() - WINDOW)
     here = client_address()
-    of_name = recent.where(Audit.target == name)
+    changed = db.session.scalar(select(func.max(Audit.at)).where(Audit.action == "user changed", Audit.target == name))
+    of_name = recent.where(Audit.target == name, Audit.at > (changed or now() - WINDOW))  # what an admin has set counts anew
     lately = select(Session.id_hash).join(User).where(User.name == name, Session.remote_addr == here, Session.expires_at > now())
     if db.session.scalar(lately.limit(1)):  # it came in from here: then what others try from elsewhere shuts nobody out
         of_name = of_name.where(Audit.remote_addr == here)
@@ -129,6 +130,7 @@ def change_password() -> Any:
     user.set_password(new)
     revoke_sessions(user)
     come_in(user)
+    flash("Your password is changed. Other browsers in which you were logged in have to log in again.")
     return redirect("/login", 303)
 
 
@@ -159,6 +161,7 @@ def add_user() -> Any:
         user.set_password(password)
     db.session.add(user)
     audit("user added", user.name, {"role": user.role})
+    flash(f"{user.name} may come in as {user.role}.")
     return redirect("/admin", 303)
 
 
@@ -177,6 +180,7 @@ def change_user(user_id: int) -> Any:
         disable(user, change["enabled"] == "no")
     revoke_sessions(user)
     audit("user changed", user.name, {"fields": sorted(change), "role": user.role})
+    flash(f"Changed for {user.name}: {', '.join(sorted(change))}. They have to log in again.")
     return redirect("/admin", 303)
 
 
@@ -202,6 +206,7 @@ def revoke_key(key_id: int) -> Any:
     key = db.session.get(ApiKey, min(key_id, BIGGEST_ID)) or abort(404, f"There is no key {key_id}.")
     key.revoked_at = key.revoked_at or now()
     audit("key revoked", key.name, {"id": key.id})
+    flash(f"The key {key.name} is revoked.")
     return redirect("/admin", 303)
 
 

@@ -69,7 +69,7 @@ def as_csv(ids: list[int]) -> Iterator[str]:
     for row in rows(ids):
         told, newest_first = telling(row), row["reviews"][::-1]
         correction = next((review["correction"] for review in newest_first if review["correction"]), None)
-        said = [*(told.get(name) for name in REVIEWED), correction]
+        said = [*(told.get(name) for name in REVIEWED), correction if corrects(correction, row["response"]) else None]
         yield csv_line([*(row[name] for name in FIELDS), ", ".join(row["tags"]), *said])
 
 

@@ -64,6 +64,8 @@ def test_commands_for_users_and_keys(start: Launch, new_database: Callable[[], D
     (secret,) = shown
     assert "scopes" in command(database, "key", "add", "k", "--user", "robot", "--scopes", "", fails=True), "not all of them"
     beyond = command(database, "key", "add", "k", "--user", "robot", "--scopes", "ask,export", fails=True)
+    unknown = command(database, "key", "add", "k", "--user", "robot", "--scopes", "ask,foo", fails=True)
+    assert unknown == "Error: scopes: Must be one of: admin, ask, export, judge, read.\n"
     assert "robot is user, and a key may no more than its user: not export." in beyond
     listed = command(database, "key", "list")
     assert "nightly\trobot\task\tgood" in listed and secret not in listed
@@ -119,6 +121,7 @@ def test_who_is_logged_in_changes_the_password_and_other_browsers_are_out(team: 
     assert short.status_code == 422
     assert other.get("/history").status_code == 200
     assert browser.submit("/password", current=password("petra"), password="a new password of hers").status_code == 303
+    assert "Your password is changed" in browser.get("/login").text and "is changed" not in browser.get("/login").text
     assert (browser.get("/history").status_code, other.get("/history").status_code) == (200, 302)
     assert Browser(browser.url).log_in("petra").status_code == 401
     assert other.submit("/login", name="petra", password="a new password of hers").status_code == 303
@@ -194,6 +197,10 @@ def test_guessing_is_slowed_down_by_name_over_all_workers(team: Team, fresh: Cal
     right = browser.post("/login", csrf_token=token, name="gwen", password=password("gwen"))
     assert right.status_code == 429, "the right one has to wait, too"
     assert Browser(team.service.url).log_in("rita").status_code == 303, "others come in"
+    forgotten = {"password": "a password that ana has set"}
+    assert team.ana.submit(f"/admin/users/{team.user_id('gwen')}", "/admin", **forgotten).status_code == 303
+    assert "Changed for gwen: password." in team.ana.get("/admin").text
+    assert browser.post("/login", csrf_token=token, name="gwen", **forgotten).status_code == 303
 
 
 def test_right_logins_have_a_limit_too(team: Team, fresh: Callable[..., Browser]) -> None:

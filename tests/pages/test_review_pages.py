@@ -19,12 +19,12 @@ _tags = itertools.count(1)
 class Queue:
     """Three answers that wait under a tag, newest first, and a browser that looks at them."""
 
-    def __init__(self, service: Service, upstream: Upstream) -> None:
+    def __init__(self, service: Service, upstream: Upstream, *more: str) -> None:
         self.tag = f"morning-{next(_tags)}"
         self.url, self.client = service.url, service.client
         self.ids: list[int] = []
         for number in (3, 2, 1):
-            stream = self.client.stream_text(upstream.script(answer(f"**Answer** {number}")).prompt)
+            stream = self.client.stream_text(upstream.script(answer(f"**Answer** {number}", *more)).prompt)
             stream.text()
             self.ids.insert(0, stream.completion_id)
             self.client.call("PUT", f"/history/{stream.completion_id}/tags/{self.tag}")
@@ -232,8 +232,12 @@ def test_a_correction_that_is_left_as_it_is_is_none(page: Any, queue: Queue) -> 
     assert [review["correction"] for review in queue.judgements(0)] == [None]
 
 
-def test_a_correction_goes_on_from_the_newest_and_can_be_taken_back(page: Any, queue: Queue) -> None:
+@pytest.mark.parametrize("more", ["", "\r\nand\rmore\n"])
+def test_a_correction_goes_on_from_the_newest_and_can_be_taken_back(
+        page: Any, service: Service, upstream: Upstream, more: str) -> None:
+    queue = Queue(service, upstream, more)
     queue.open(page)
+    answered = "**Answer** 1" + more.replace("\r\n", "\n").replace("\r", "\n")
     field = page.get_by_label("Corrected answer", exact=True)
     page.keyboard.press("c")
     field.fill("Better, with a tipo.")
@@ -254,15 +258,16 @@ def test_a_correction_goes_on_from_the_newest_and_can_be_taken_back(page: Any, q
     shows(page, queue.ids[0])
     page.keyboard.press("c")
     page.get_by_role("button", name="Put back the model's answer").click()
-    expect(field).to_have_value("**Answer** 1")
+    expect(field).to_have_value(answered)
     page.keyboard.press("Escape")
     page.keyboard.press("g")
     shows(page, queue.ids[1])
     assert queue.client.get(pairs).text == ""
+    assert "Better" not in queue.client.get(f"/history.csv?tag={queue.tag}").text
     page.keyboard.press("u")
     expect(page.locator('[data-part="said"]')).to_contain_text("the answer stands as the model wrote it")
     page.keyboard.press("c")
-    expect(field).to_have_value("**Answer** 1")
+    expect(field).to_have_value(answered)
 
 
 def test_a_refusal_is_said_and_nothing_moves(page: Any, queue: Queue, database: Database) -> None:
