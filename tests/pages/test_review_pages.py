@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.client import Client
+from tests.client import Client, eventually
 from tests.pages.chat import SQLITE, Chat, Wire, expect
 from tests.service import Database, Service
 from tests.steps import answer
@@ -160,8 +160,9 @@ def test_back_is_not_ignored_while_the_next_answer_is_on_its_way(page: Any, queu
     late: list[Any] = []
     third = re.compile(f"before={queue.ids[1]}")
     page.route(third, lambda route: late.append(route))
-    with page.expect_request(third):
-        page.keyboard.press("j")
+    page.keyboard.press("j")
+    expect(page.locator("#main")).to_have_attribute("aria-busy", "true")
+    eventually(lambda: page.evaluate("true") and late, 8, "the request for the third")  # a look lets Playwright take it
     page.go_back()
     shows(page, queue.ids[0])
     with page.expect_response(third) as came:
