@@ -48,6 +48,7 @@ KEY_PREFIX = "llms_"  # so that scanners for leaked secrets can find one
 
 
 def alike(name: str) -> str:
+    """What names that look the same have in common: no capitals, no variants of a letter (Unicode 3.13, toNFKC_Casefold)."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 

@@ -128,6 +128,7 @@ def loaded(schema: Schema, given: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def in_words() -> Iterator[None]:
+    """A refusal of a schema as one of a command."""
     try:
         yield
     except ValidationError as error:

@@ -33,7 +33,8 @@ class Unprocessable(UnprocessableEntity):
     """422 with the fields named: {field: [sentence, ...]}, of a list without the places of what is wrong in it."""
 
     def __init__(self, errors: dict[str, Any]) -> None:
-        errors = {name: list(chain(*words.values())) if isinstance(words, dict) else words for name, words in errors.items()}
+        plain = {name: chain(*words.values()) if isinstance(words, dict) else words for name, words in errors.items()}
+        errors = {name: list(dict.fromkeys(words)) for name, words in plain.items()}
         super().__init__("; ".join(f"{name}: {' '.join(map(str, words))}" for name, words in errors.items()))
         self.errors = errors
 

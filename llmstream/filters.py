@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -73,13 +72,7 @@ class Filter:
         lists = {name for name, field in schema.fields.items() if isinstance(field, fields.List)}
         if twice := [name for name in given if name not in lists and len(given.getlist(name)) > 1]:
             raise ValidationError({name: ["Can be given once only."] for name in twice})
-        try:
-            loaded = schema.load({name: given.getlist(name) if name in lists else given[name] for name in given})
-            return cls(given, loaded, only())
-        except ValidationError as error:  # of a list only the values that are wrong, without their places
-            wrong = error.normalized_messages().items()
-            plain = {name: chain(*words.values()) if isinstance(words, dict) else words for name, words in wrong}
-            raise ValidationError({name: list(dict.fromkeys(words)) for name, words in plain.items()}) from None
+        return cls(given, schema.load({name: given.getlist(name) if name in lists else given[name] for name in given}), only())
 
     # As a URL
 

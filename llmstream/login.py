@@ -60,8 +60,8 @@ def come_in(user: User) -> None:
 
 
 def end_session() -> None:
-    kind, _, id_hash = ((g.actor and g.actor.credential) or "").partition(":")
-    if kind == "session":
+    if is_browser():
+        id_hash = g.actor.credential.removeprefix("session:")
         db.session.execute(update(Session).where(Session.id_hash == id_hash).values(revoked_at=now()))
 
 
@@ -180,7 +180,9 @@ def change_user(user_id: int) -> Any:
         disable(user, change["enabled"] == "no")
     revoke_sessions(user)
     audit("user changed", user.name, {"fields": sorted(change), "role": user.role})
-    flash(f"Changed for {user.name}: {', '.join(sorted(change))}. They have to log in again.")
+    may_come_in = "may not come in any more" if user.disabled_at else "may come in"
+    words = {"role": f"is {user.role} now", "password": "has a new password", "enabled": may_come_in}
+    flash(f"{user.name} {' and '.join(words[name] for name in words if name in change)}. Browsers have to log in again.")
     return redirect("/admin", 303)
 
 

@@ -12,7 +12,7 @@ from werkzeug.datastructures import MultiDict
 
 from .access import actor
 from .ask import find, json_object
-from .errors import prefers_html
+from .errors import Unprocessable, prefers_html
 from .filters import Filter
 from .gate import received_body
 from .judgements import SavedView, committed
@@ -48,7 +48,8 @@ def save() -> Any:
     try:
         query = Filter.load(MultiDict(parse_qsl(asked, keep_blank_values=True))).query()
     except ValidationError as error:
-        wrong = [f"{field}: {' '.join(words)}" for field, words in error.normalized_messages().items()]
+        named = Unprocessable(error.normalized_messages()).errors
+        wrong = [f"{field}: {' '.join(words)}" for field, words in named.items()]
         raise ValidationError({"query": wrong}) from None
     owner = actor().name  # a transaction may run in another thread, which knows of no request
     view_id, is_new = committed(lambda connection: keep(connection, owner, name, query))

@@ -52,13 +52,16 @@ async function refresh() {
 
 // As far down as the fresh page reaches, and below that what is being written.
 async function renewRows(fresh) {
+  const lowest = lowestOf(fresh);
   for (const row of rows()) {
-    if (idOf(row) >= lowestOf(fresh)) renew(row, fresh.getElementById(row.id) || undefined);
+    if (idOf(row) >= lowest) renew(row, fresh.getElementById(row.id) || undefined);
     else if (row.dataset.status === "in_progress") renew(row, await fetchRow(idOf(row)));
   }
 }
 
-const lowestOf = (fresh) => (fresh.querySelector('[rel="next"]') ? Math.min(...[...fresh.querySelectorAll(".row")].map(idOf)) : 0);
+function lowestOf(fresh) {
+  return fresh.querySelector('[rel="next"]') ? Math.min(...[...fresh.querySelectorAll(".row")].map(idOf)) : 0;
+}
 
 // `fresh` is the row as it is now: undefined if it does not fit the filters any more, null if nobody knows.
 function renew(row, fresh) {
@@ -106,7 +109,8 @@ function takeNew(fresh) {
 
 // What was deleted, or fits no more, before the reader asked for it.
 function dropGone(fresh) {
-  const there = waiting.filter((row) => idOf(row) < lowestOf(fresh) || fresh.querySelector(`#${row.id}`));
+  const lowest = lowestOf(fresh);
+  const there = waiting.filter((row) => idOf(row) < lowest || fresh.querySelector(`#${row.id}`));
   if (there.length === waiting.length) return;
   waiting = there;
   if (waiting.length) offer(true);
