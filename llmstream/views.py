@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl
 
-from flask import Blueprint, redirect, request
+from flask import Blueprint, flash, redirect, request
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Connection, delete, func, insert, select, update
 from werkzeug.datastructures import MultiDict
@@ -53,7 +53,10 @@ def save() -> Any:
         raise ValidationError({"query": wrong}) from None
     owner = actor().name  # a transaction may run in another thread, which knows of no request
     view_id, is_new = committed(lambda connection: keep(connection, owner, name, query))
-    return redirect(f"/history?{query}", 303) if is_form else (dump(find(SavedView, view_id)), 201 if is_new else 200)
+    if not is_form:
+        return dump(find(SavedView, view_id)), 201 if is_new else 200
+    flash(f"These filters are kept as “{name}”." if is_new else f"“{name}” stands for these filters from now on.")
+    return redirect(f"/history?{query}", 303)
 
 
 def keep(connection: Connection, owner: str, name: str, query: str) -> tuple[int, bool]:

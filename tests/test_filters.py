@@ -1,5 +1,6 @@
 """The filters of the history, each alone and together, the same on both databases and on every list."""
 import html
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 
 from llmstream.filters import windows
 from tests.client import Client, eventually
-from tests.contract import is_problem
+from tests.contract import is_problem, table
 from tests.service import Database
 
 DAY = datetime(2024, 2, 29, tzinfo=UTC)  # no other test's rows are so old
@@ -144,3 +145,11 @@ def test_windows_cover_all_ids_once_in_both_directions() -> None:
         assert parts[0][0] == 5 and parts[-1][1] == 1_000_000
         assert all(one[1] == other[0] for one, other in pairwise(parts))
     assert list(windows(7, 7)) == []
+
+
+def test_every_filter_is_in_the_table_of_the_api_in_its_description_and_in_the_form(client: Client) -> None:
+    documented = {name for row in table("Filters", "parameter") for name in re.findall(r"`(\w+)`", row["parameter"])}
+    parameters = client.get("/openapi.json").json()["paths"]["/history"]["get"]["parameters"]
+    described = {parameter["name"] for parameter in parameters if parameter["in"] == "query"} - {"limit", "before"}
+    form = client.page("/history").text.partition('data-part="filters"')[2].partition("</form>")[0]
+    assert documented == described == set(re.findall(r'<input[^>]* name="(\w+)"', form))

@@ -12,6 +12,8 @@ const box = composer.elements.prompt;
 const sendButton = part("send");
 const stopButton = part("stop");
 const follow = new Follow(part("jump"));
+const hint = part("hint");
+const usualHint = hint.textContent;
 const UNSENT = "unsent prompt"; // what stood in the box when the page was loaded again
 let running = null; // {turn, answer}: what is being written
 
@@ -41,8 +43,8 @@ function start() {
 function onSubmit(event) {
   event.preventDefault();
   const prompt = box.value;
-  if (running) announce("An answer is still being written. Wait for its end, or stop it.");
-  if (running || !prompt.trim()) return;
+  if (running) return refuse();
+  if (!prompt.trim()) return;
   box.value = "";
   fitBox();
   const turn = Turn.blank(prompt);
@@ -55,8 +57,14 @@ function onSubmit(event) {
   run(turn, new Answer({ body }));
 }
 
+function refuse() {
+  announce("An answer is still being written. Wait for its end, or stop it.");
+  hint.textContent = "Not sent: wait for the answer's end, or stop it with Esc";
+}
+
 // Enter sends; Shift+Enter breaks the line; the Enter that ends an input method's composition does neither.
 function onKey(event) {
+  if (event.key === "Escape" && running && !event.isComposing) return stop();
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
   event.preventDefault();
   if (box.value.trim()) composer.requestSubmit();
@@ -113,7 +121,8 @@ function setRunning(what) {
   const stopHadFocus = document.activeElement === stopButton;
   running = what;
   stopButton.hidden = !what;
-  stopButton.disabled = false;
+  stopButton.removeAttribute("aria-disabled");
+  hint.textContent = what ? "Esc stops the answer" : usualHint;
   sendButton.hidden = Boolean(what);
   if (!what && stopHadFocus) sendButton.focus({ preventScroll: true });
 }
@@ -206,14 +215,16 @@ function onBusy(turn) {
   turn.element.remove();
 }
 
+// A button that is disabled would lose the focus.
 async function stop() {
+  if (stopButton.hasAttribute("aria-disabled")) return;
   const { turn, answer } = running;
-  stopButton.disabled = true;
+  stopButton.setAttribute("aria-disabled", "true");
   turn.progress("Stopping");
   try {
     await answer.stop();
   } catch {
-    stopButton.disabled = false;
+    stopButton.removeAttribute("aria-disabled");
     turn.progress("The service could not be asked to stop; you can try it again");
   }
 }

@@ -1,9 +1,10 @@
 // The page of one completion: its answer rendered or raw, live while it is being written, and replayed afterwards.
 import { Answer } from "./answer.js";
-import { complain, enableJudging, send } from "./judge.js";
+import { complain, enableJudging, openField, send } from "./judge.js";
 import { keys } from "./keys.js";
 import { MarkdownView } from "./markdown.js";
 import { announce, enableCopy, fetchPage, refreshParts } from "./page.js";
+import { renderWhenSeen } from "./prose.js";
 import { enableReplay } from "./replay.js";
 import { markHidden } from "./visible.js";
 
@@ -71,9 +72,14 @@ async function renewFacts() {
   const fresh = await fetchPage();
   if (!fresh) return;
   refreshParts(fresh);
+  renderOthers();
   enableReplay(text);
   enableJudging(document, () => text);
   completion.dataset.status = fresh.querySelector('[data-part="completion"]').dataset.status;
+}
+
+function renderOthers() {
+  renderWhenSeen(document.querySelectorAll(".talk .prose"));
 }
 
 // A judgement, a tag or a name is sent from where the reader is; what is said about the answer is then renewed.
@@ -85,10 +91,10 @@ async function onJudge(event) {
   isSending = true;
   try {
     const { page } = await send(form, event.submitter);
-    refreshParts(page, ["judge", "facts"]);
+    refreshParts(page, ["head", "judge", "facts"]);
     enableJudging(document, () => text);
     document.getElementById(form.action.endsWith("/tags") ? "tag" : "judge-title").focus({ preventScroll: true });
-    announce("Saved.");
+    announce(event.submitter?.name === "rating" ? `Judged ${event.submitter.value}.` : "Saved.");
   } catch (error) {
     complain(part("judge"), error.message);
   } finally {
@@ -97,13 +103,7 @@ async function onJudge(event) {
 }
 
 const press = (selector) => () => document.querySelector(selector)?.click();
-
-function openField(name) {
-  const field = document.getElementById(name);
-  if (!field) return;
-  if (field.closest("details")) field.closest("details").open = true;
-  field.focus();
-}
+const open = (name) => () => openField(document, name);
 
 enableCopy((kind) => (kind === "prompt" ? part("prompt").textContent : text));
 document.addEventListener("click", onView);
@@ -115,14 +115,15 @@ keys({
   p: ["Replay, pause", press('[data-replay="toggle"]')],
   g: ["Good", press('[name="rating"][value="good"]')],
   b: ["Bad", press('[name="rating"][value="bad"]')],
-  r: ["Reason", () => openField("reason")],
-  n: ["Note", () => openField("note")],
-  c: ["Corrected answer", () => openField("correction")],
-  t: ["Tag", () => openField("tag")],
+  r: ["Reason", open("reason")],
+  n: ["Note", open("note")],
+  c: ["Corrected answer", open("correction")],
+  t: ["Tag", open("tag")],
   s: ["Save without a rating", press('[data-part="save"]')],
   Escape: ["Leave a field, so that the keys work"],
 });
 if (text) show(true);
+renderOthers();
 enableJudging(document, () => text);
 if (completion.dataset.status !== "in_progress") enableReplay(text);
 if (completion.dataset.status === "in_progress") followLive();

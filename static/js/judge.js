@@ -61,6 +61,16 @@ function isUnchanged(field, start) {
   return field.value === start.replace(/\r\n?/g, "\n");
 }
 
+// Opens a field of the form, all of it in view.
+export function openField(root, name) {
+  const field = root.querySelector(`#${name}`);
+  if (!field) return;
+  const fold = field.closest("details");
+  if (fold) fold.open = true;
+  field.focus();
+  requestAnimationFrame(() => fold?.scrollIntoView({ block: "nearest" }));
+}
+
 // Sends a form as the browser would: resolves to the page that it leads to, or throws, as `visit` does.
 export async function send(form, submitter) {
   const isJudgement = form.dataset.part === "judge-form";

@@ -45,7 +45,7 @@ function makeList(bindings) {
     rows.append(row);
   }
   const close = element("form", { method: "dialog" });
-  close.append(element("button", { className: "button", textContent: "Close" }));
+  close.append(element("button", { className: "button", textContent: "Close", autofocus: true })); // else the focus is on the switch
   list.append(element("h2", { id: "keys-title", textContent: "Keys" }), rows, makeSwitch(), close);
   document.body.append(list);
   return list;

@@ -1,8 +1,9 @@
 // The queue: judges with single keys, and shows the next answer without loading the page anew. Without this script its forms do the same.
-import { complain, enableJudging, send } from "./judge.js";
+import { complain, enableJudging, openField, send } from "./judge.js";
 import { keys } from "./keys.js";
 import { MarkdownView } from "./markdown.js";
 import { announce, enableCopy, localiseTimes, visit } from "./page.js";
+import { renderWhenSeen } from "./prose.js";
 import { learnNames, markHidden } from "./visible.js";
 
 const RENEW_MS = 45_000; // an answer is ours for two minutes at a time
@@ -20,6 +21,7 @@ function show() {
   answer = box?.textContent ?? "";
   learnNames(main);
   if (answer) new MarkdownView(box).finish(answer).then(() => markHidden(box));
+  renderWhenSeen(main.querySelectorAll(".earlier .prose"));
   enableJudging(main, () => answer);
 }
 
@@ -86,13 +88,12 @@ async function renew() {
   announce(note.textContent);
 }
 
-const press = (selector) => () => !isBusy && main.querySelector(selector)?.click();
-function openField(name) {
-  const field = main.querySelector(`#${name}`);
-  if (!field) return;
-  if (field.closest("details")) field.closest("details").open = true;
-  field.focus();
-}
+const open = (name) => () => openField(main, name);
+const press = (selector, otherwise = "") => () => {
+  const button = main.querySelector(selector);
+  if (!button) announce(otherwise);
+  else if (!isBusy) button.click();
+};
 
 addEventListener("popstate", onPopState);
 main.addEventListener("submit", onSubmit);
@@ -103,12 +104,12 @@ keys({
   k: ["Previous answer", press('[data-part="previous"]')],
   g: ["Good: save, show the next", press('[name="rating"][value="good"]')],
   b: ["Bad: save, show the next", press('[name="rating"][value="bad"]')],
-  r: ["Reason", () => openField("reason")],
-  n: ["Note", () => openField("note")],
-  c: ["Corrected answer", () => openField("correction")],
-  t: ["Tag", () => openField("tag")],
+  r: ["Reason", open("reason")],
+  n: ["Note", open("note")],
+  c: ["Corrected answer", open("correction")],
+  t: ["Tag", open("tag")],
   s: ["Save without a rating", press('[data-part="save"]')],
-  u: ["Judge the last one again", press('[data-part="undo"]')],
+  u: ["Judge the last one again", press('[data-part="undo"]', "Nothing was judged here yet.")],
   Escape: ["Leave a field, so that the keys work"],
 });
 setInterval(renew, RENEW_MS);

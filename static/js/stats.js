@@ -41,7 +41,7 @@ function draw(figure) {
       scales: isLying ? { x: numbers, y: names } : { x: names, y: numbers },
       interaction: { mode: "index", intersect: false, axis: isLying ? "y" : "x" },
       plugins: {
-        legend: { display: datasets.length > 1, position: "bottom", labels: { boxWidth: 10, boxHeight: 10, padding: 14 } },
+        legend: { display: datasets.length > 1, position: "bottom", labels: { usePointStyle: isLine, pointStyle: "line", pointStyleWidth: 18, boxWidth: 10, boxHeight: 10, padding: 14 } },
         tooltip: {
           backgroundColor: colour("text"), titleColor: colour("page"), bodyColor: colour("page"), padding: 10, cornerRadius: 8, boxPadding: 4,
           callbacks: { label: ({ dataset: { label }, raw }) => ` ${label}: ${say(raw)}` },
