@@ -16,10 +16,10 @@ from werkzeug.exceptions import Conflict
 
 from .access import ADMIN, actor, is_mine, is_own, may
 from .context import Context, context_for, message
-from .errors import Unprocessable, conversation_busy, not_stored, too_many
+from .errors import Unprocessable, conversation_busy, not_stored
 from .gate import client_address, received_body
 from .generation import Generation
-from .limits import Exceeded, check_bytes
+from .limits import check_bytes
 from .models import Completion, Conversation, before, db, now, turns
 from .recorder import NotStored
 from .schemas import BIGGEST_ID
@@ -57,7 +57,7 @@ def json_object(example: str) -> dict[str, Any]:
 
 
 def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
-    """Store the prompt and start its answer. Aborts with 404, 409, 422 or 503."""
+    """Store the prompt and start its answer. Aborts with 404, 409, 422, 429 or 503."""
     body_hash = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     if key and (earlier := Completion.by_key(actor().name, key)):
         if earlier.error_type != "not_started":
@@ -87,8 +87,6 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
         return Asked(generation().start(row, messages, row["parameters"]), True)
     except NotStored:
         raise not_stored() from None
-    except Exceeded as no:
-        raise too_many(str(no), no.retry_after) from None
     except IntegrityError:
         if row["conversation_id"]:
             find(Conversation, row["conversation_id"])  # it may have been deleted meanwhile

@@ -16,16 +16,15 @@ from flask_wtf.csrf import CSRFError, CSRFProtect, generate_csrf
 from gevent.lock import BoundedSemaphore
 from markupsafe import Markup
 from werkzeug.datastructures import ImmutableMultiDict, WWWAuthenticate
-from werkzeug.exceptions import Unauthorized
+from werkzeug.exceptions import TooManyRequests, Unauthorized
 
 from .access import ANYBODY, LOCAL, PUBLIC, RULES, Actor, may
 from .accounts import ApiKey, Session
 from .config import is_loopback
 from .delivery import Revoked
-from .errors import prefers_html, problem, too_many
+from .errors import prefers_html, problem
 from .extensions import db
 from .gate import SAFE_METHODS, came_from_afar, client_address, received_body
-from .limits import Exceeded
 from .revocation import Watch
 
 READING = {"history.index", "history.detail", "compare.compare", "queue.index", "export.page", "deletion.page"}
@@ -65,12 +64,8 @@ def meter_address() -> None:
 
 
 def count(who: str) -> None:
-    if request.endpoint == "static":
-        return
-    try:
+    if request.endpoint != "static":
         current_app.extensions["meter"].count(who)
-    except Exceeded as no:
-        raise too_many(str(no), no.retry_after) from None
 
 
 def identify() -> None:
@@ -183,7 +178,7 @@ def enter() -> None:
     if credential := g.actor and g.actor.credential:
         most = 2 * current_app.config["LLMSTREAM_STREAMS_AT_ONCE"]
         if watch().under_way(credential) >= most:
-            raise too_many(f"At most {most} requests at a time. Wait for one of them to end.", 5)
+            raise TooManyRequests(f"At most {most} requests at a time. Wait for one of them to end.", retry_after=5)
         watch().enter(credential, gevent.getcurrent(), g.actor.role)
         g.leave = partial(watch().leave, credential, gevent.getcurrent())
 

@@ -15,7 +15,6 @@ from werkzeug.exceptions import (
     InternalServerError,
     NotFound,
     ServiceUnavailable,
-    TooManyRequests,
     UnprocessableEntity,
 )
 from werkzeug.http import HTTP_STATUS_CODES
@@ -56,12 +55,6 @@ def conversation_busy() -> Conflict:
 def not_stored() -> ServiceUnavailable:
     words = "The prompt could not be stored, so the model was not asked. Nothing was kept. Try again in a few seconds."
     return ServiceUnavailable(words)
-
-
-def too_many(words: str, retry_after: int) -> TooManyRequests:
-    error = TooManyRequests(words)
-    error.retry_after = retry_after
-    return error
 
 
 def init_app(app: Flask) -> None:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select, text, tuple_
+from werkzeug.exceptions import TooManyRequests
 
 from .models import Completion, now
 
@@ -25,15 +26,7 @@ class Limits(NamedTuple):
     bytes_per_day: int
 
 
-class Exceeded(Exception):
-    """This much is not allowed. `retry_after` in seconds."""
-
-    def __init__(self, words: str, retry_after: int) -> None:
-        super().__init__(words)
-        self.retry_after = retry_after
-
-
-def refusals(connection: Connection, rows: list[dict[str, Any]], limits: Limits) -> list[Exceeded | None]:
+def refusals(connection: Connection, rows: list[dict[str, Any]], limits: Limits) -> list[TooManyRequests | None]:
     """For each row that is about to be inserted whether it is one too many. Without a login (no credential) none is."""
     counted = [[(name, row[name]) for name in COUNTED if row.get("credential") and row[name]] for row in rows]
     everybody = sorted({who for several in counted for who in several})
@@ -44,7 +37,7 @@ def refusals(connection: Connection, rows: list[dict[str, Any]], limits: Limits)
     others = tuple_(completions.c.owner, completions.c.idempotency_key).not_in(ours)  # a commit of ours may have landed
     asked = Counter({who: _in_last_minute(connection, who, others) for who in everybody})
     running = Counter({who: _running(connection, who, others) for who in everybody})
-    found: list[Exceeded | None] = []
+    found: list[TooManyRequests | None] = []
     for several in counted:
         found.append(next((no for who in several if (no := _one_more(asked[who], running[who], limits))), None))
         if found[-1] is None:
@@ -65,20 +58,21 @@ def _running(connection: Connection, who: Who, others: Any) -> int:
     return connection.scalar(running.with_hint(completions, "INDEXED BY ix_completions_live", "sqlite")) or 0
 
 
-def _one_more(asked: int, running: int, limits: Limits) -> Exceeded | None:
+def _one_more(asked: int, running: int, limits: Limits) -> TooManyRequests | None:
     if running >= limits.at_once:
-        return Exceeded(f"At most {limits.at_once} answers at a time. Wait for one of them to end.", 5)
+        return TooManyRequests(f"At most {limits.at_once} answers at a time. Wait for one of them to end.", retry_after=5)
     if asked >= limits.per_minute:
-        return Exceeded(f"At most {limits.per_minute} prompts a minute. Try again in a minute.", 60)
+        return TooManyRequests(f"At most {limits.per_minute} prompts a minute. Try again in a minute.", retry_after=60)
     return None
 
 
 def check_bytes(connection: Connection, credential: str, remote_addr: str | None, limits: Limits) -> None:
-    """Raises Exceeded where so much text was sent to this credential or address in the last 24 hours that no more may be."""
+    """Raises TooManyRequests where this credential or address was sent so much in the last 24 hours that no more may be."""
     for name, value in zip(COUNTED, (credential, remote_addr), strict=True):
         if not value:
             continue
         recent = (completions.c[name] == value, completions.c.credential.is_not(None), completions.c.created_at > now() - DAY)
         sent = connection.scalar(select(func.sum(completions.c.delivered_bytes)).where(*recent)) or 0
         if sent >= limits.bytes_per_day:
-            raise Exceeded(f"At most {limits.bytes_per_day:,} bytes of answers in 24 hours. Try again later.", 3600)
+            words = f"At most {limits.bytes_per_day:,} bytes of answers in 24 hours. Try again later."
+            raise TooManyRequests(words, retry_after=3600)

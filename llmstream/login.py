@@ -14,7 +14,6 @@ from werkzeug.exceptions import TooManyRequests
 from .access import ROLES, actor
 from .accounts import ApiKey, Audit, NewKeySchema, NewUserSchema, Session, User, audit, disable, revoke_sessions
 from .auth import check_form, has_login, is_browser
-from .errors import too_many
 from .extensions import db
 from .gate import client_address, received_body
 from .models import now
@@ -99,10 +98,11 @@ def refuse_guessing(name: str, more: int) -> None:
     by_name = db.session.scalar(of_name) or 0
     by_address = db.session.scalar(recent.where(Audit.remote_addr == here)) or 0
     logins = select(func.count()).where(Audit.action == "login", Audit.at > now() - WINDOW, Audit.target == name)
+    then = "Wait a quarter of an hour, then try again."
     if (db.session.scalar(logins) or 0) >= LOGINS_BY_NAME:
-        raise too_many("Too many logins. Wait a quarter of an hour, then try again.", int(WINDOW.total_seconds()))
+        raise TooManyRequests(f"Too many logins. {then}", retry_after=WINDOW.seconds)
     if by_name + more > MISSES_BY_NAME or by_address + more > MISSES_BY_ADDRESS:
-        raise too_many("Too many wrong passwords. Wait a quarter of an hour, then try again.", int(WINDOW.total_seconds()))
+        raise TooManyRequests(f"Too many wrong passwords. {then}", retry_after=WINDOW.seconds)
 
 
 @bp.post("/logout")

@@ -11,9 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from werkzeug.exceptions import TooManyRequests
 
 from .endings import Ending, broken
-from .limits import Exceeded, Limits, refusals
+from .limits import Limits, refusals
 from .models import Chunk, Completion, Conversation, Worker, title_of
 from .transcript import Transcript
 
@@ -40,7 +41,7 @@ class Write:
     ending: Ending | None
     new_id: int | None = None
     conversation_id: int | None = None
-    taken: Taken | Exceeded | None = None
+    taken: Taken | TooManyRequests | None = None
     not_ours: Ending | None = None  # how the row ended without us
 
 

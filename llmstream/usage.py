@@ -14,9 +14,9 @@ from typing import Any
 import gevent
 from sqlalchemy import BigInteger, Connection, Engine, Integer, Text, delete
 from sqlalchemy.orm import Mapped, mapped_column
+from werkzeug.exceptions import TooManyRequests
 
 from .extensions import db, first_line, is_passing, transact
-from .limits import Exceeded
 from .storage import upsert
 
 log = logging.getLogger(__name__)
@@ -50,12 +50,12 @@ class Meter:
         self._greenlet = self._greenlet or gevent.spawn(self._run)
 
     def count(self, who: str) -> None:
-        """Count one request. Raises Exceeded where it is one too many."""
+        """Count one request. Raises TooManyRequests where it is one too many."""
         self._turn_over()
         self._ours[who] += 1
         if self._all.get(who, 0) + self._ours[who] > self.per_minute:
             left = 60 - int(time.time()) % 60
-            raise Exceeded(f"At most {self.per_minute} requests a minute. Try again in {left} s.", left)
+            raise TooManyRequests(f"At most {self.per_minute} requests a minute. Try again in {left} s.", retry_after=left)
 
     def _turn_over(self) -> None:
         """What was counted in the last second of a minute and is not in the table is forgotten."""
