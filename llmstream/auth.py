@@ -72,7 +72,8 @@ def identify() -> None:
     """Find out who it is: g.actor, None for a stranger. Only plain values are kept, and no connection is."""
     if has_login():
         try:
-            found = by_key() if shows_a_key() else current_user
+            key = sent_key()  # it alone counts, whatever cookie comes with it: a wrong key is never a login's
+            found = current_user if key is None else ApiKey.find(key)
             g.actor = found.actor() if found and found.is_authenticated else None
         finally:
             db.session.remove()
@@ -95,20 +96,10 @@ def by_cookie(token: str) -> Session | None:
     return Session.find(token)
 
 
-def shows_a_key() -> bool:
-    """Then it alone counts, whatever cookie comes with it: a wrong key is never a login's."""
-    return sent_key() is not None
-
-
 def sent_key() -> str | None:
     """Not by `request.authorization`, which raises where Basic credentials are no ASCII."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else None
-
-
-def by_key() -> ApiKey | None:
-    key = sent_key()
-    return ApiKey.find(key) if key else None
 
 
 def meter() -> None:
