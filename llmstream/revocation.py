@@ -76,16 +76,16 @@ class Watch:
     def _look(self) -> None:
         if not self._has_login:
             self._has_login = self._any_user()
-        asked = {t.row["credential"]: i for i, t in self.generation.recorder.live.items() if t.row.get("credential")}
-        shown = {*self._visits, *asked}
+        asked = {i: t.row["credential"] for i, t in self.generation.recorder.live.items() if t.row.get("credential")}
+        shown = {*self._visits, *asked.values()}
         good = self._good(shown) if shown else {}
         for credential in shown:
             for visitor, role in list(self._visits.get(credential, {}).items()):
                 if good.get(credential) != role:  # with another role, other rows may be seen
                     visitor.kill(Revoked(), block=False)
-            for completion_id, transcript in list(self.generation.recorder.live.items()):
-                if credential not in good and transcript.row.get("credential") == credential:
-                    self.generation.stop(completion_id, "revoked")
+        for completion_id, credential in asked.items():
+            if credential not in good:
+                self.generation.stop(completion_id, "revoked")
 
     def _note_use(self) -> None:
         if not self._used or time.monotonic() < self._noted_at + NOTE_S:
