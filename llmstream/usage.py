@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from typing import Any
 
 import gevent
 from sqlalchemy import BigInteger, Connection, Engine, Integer, Text, delete
@@ -85,11 +84,11 @@ class Meter:
 
 def add(connection: Connection, minute: int, ours: dict[str, int]) -> dict[str, int]:
     """Add these to what all have counted in this minute. How many that makes."""
-    totals: dict[str, int] = {}
-    for who, count in sorted(ours.items()):  # in order, so that no two workers wait for each other
-        made: Any = upsert(connection, usage).values(who=who, minute=minute, requests=count)
-        more = {"requests": usage.c.requests + count}
-        added = made.on_conflict_do_update(index_elements=["who", "minute"], set_=more).returning(usage.c.requests)
-        totals[who] = connection.execute(added).scalar_one()
+    made = upsert(connection, usage)
+    more = {"requests": usage.c.requests + made.excluded.requests}
+    added = made.on_conflict_do_update(index_elements=["who", "minute"], set_=more).returning(usage.c.who, usage.c.requests)
+    # in order, so that no two workers wait for each other
+    rows = [{"who": who, "minute": minute, "requests": count} for who, count in sorted(ours.items())]
+    totals = {row.who: row.requests for row in connection.execute(added, rows)}
     connection.execute(delete(usage).where(usage.c.minute < minute - 1))
     return totals
