@@ -33,11 +33,6 @@ def only_seen(name: str) -> None:
         raise ValidationError("Only characters that can be seen.")
 
 
-def not_reserved(name: str) -> None:
-    if name.casefold() in RESERVED:
-        raise ValidationError("Is taken: it stands for no login, or for commands.")
-
-
 A_NAME: list[Callable[[Any], Any]] = [
     storable,
     validate.Regexp(r"\S(.{0,98}\S)?\Z", error="1 to 100 characters."),
@@ -52,8 +47,16 @@ def alike(name: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
+def not_taken(name: str) -> None:
+    """Refuse a name that somebody has, also one that differs in capitals or in forms of the same letters only."""
+    if name.casefold() in RESERVED:
+        raise ValidationError("Is taken: it stands for no login, or for commands.")
+    if alike(name) in map(alike, db.session.scalars(select(User.name))):
+        raise ValidationError(f"There is a user {name} already, or one whose name looks like it.")
+
+
 class NewUserSchema(Schema):
-    name = fields.String(required=True, validate=[*A_NAME, not_reserved])
+    name = fields.String(required=True, validate=[*A_NAME, not_taken])
     role = fields.String(load_default="user", validate=validate.OneOf(ROLES))
     password = fields.String(validate=[storable, validate.Length(min=12, max=200)])
 
@@ -78,11 +81,6 @@ class User(db.Model):  # type: ignore[name-defined]
     @classmethod
     def named(cls, name: str) -> User | None:
         return db.session.scalar(select(cls).where(cls.name == name))
-
-    @classmethod
-    def is_taken(cls, name: str) -> bool:
-        """By this name, or by one that differs in capitals or in forms of the same letters only."""
-        return alike(name) in map(alike, db.session.scalars(select(cls.name)))
 
     def set_password(self, password: str) -> None:
         self.password_hash = _in_thread(generate_password_hash, password)

@@ -34,8 +34,6 @@ def add_user(name: str, role: str, no_password: bool, password_stdin: bool) -> N
     """Make a user. Asks for a password of at least 12 characters."""
     bring_up_to_date()  # the first user may be there before the first start
     made = User(**loaded(NewUserSchema(only=("name", "role")), {"name": name, "role": role}))
-    if User.is_taken(name):
-        raise click.ClickException(f"There is a user {name} already, or one whose name looks like it.")
     if not no_password:
         made.set_password(asked(password_stdin))
     if not db.session.scalar(select(User.id).limit(1)):  # who makes the first user takes along the filters that were kept before
