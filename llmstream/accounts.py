@@ -128,11 +128,15 @@ class ApiKey(UserMixin, db.Model):  # type: ignore[name-defined]
         return cls.revoked_at.is_(None) & (cls.expires_at.is_(None) | (cls.expires_at > now()))
 
     @classmethod
-    def make(cls, user: User, name: str, scopes: list[str] | None, days: int | None) -> tuple[ApiKey, str]:
-        """A new key, and its secret (256 random bits), which is shown once and stored nowhere.
+    def make(cls, given: dict[str, Any]) -> tuple[ApiKey, str]:
+        """A new key, written down, and its secret (256 random bits), which is shown once and stored nowhere.
 
-        Raises ValidationError for scopes that the user does not have.
+        `given` is what NewKeySchema takes. Raises ValidationError, also for scopes that the user does not have.
         """
+        made = NewKeySchema().load(given)
+        name, user, scopes, days = made.pop("name"), User.named(made["user"]), made.get("scopes"), made.get("days")
+        if not user:
+            raise ValidationError(f"There is no user {made['user']}.", "user")
         if beyond := set(scopes or ()) - ROLES[user.role]:
             words = f"{user.name} is {user.role}, and a key may no more than its user: not {', '.join(sorted(beyond))}."
             raise ValidationError(words, "scopes")
@@ -140,6 +144,7 @@ class ApiKey(UserMixin, db.Model):  # type: ignore[name-defined]
         expires_at = now() + timedelta(days=days) if days else None
         key = cls(user=user, name=name, scopes=scopes, key_hash=fingerprint(secret), expires_at=expires_at)
         db.session.add(key)
+        audit("key added", name, made)
         return key, secret
 
     @classmethod

@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 from flask.cli import AppGroup
-from marshmallow import Schema, ValidationError
+from marshmallow import ValidationError
 from sqlalchemy import select, update
 
 from .access import LOCAL, ROLES
-from .accounts import ApiKey, NewKeySchema, NewUserSchema, User, audit, disable, revoke_sessions
+from .accounts import ApiKey, NewUserSchema, User, audit, disable, revoke_sessions
 from .errors import Unprocessable
 from .extensions import db
 from .judgements import SavedView
@@ -25,15 +24,25 @@ key = AppGroup("key", help="API keys, for scripts.")
 password = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 
 
+@contextmanager
+def in_words() -> Iterator[None]:
+    """A refusal of a schema as one of a command."""
+    try:
+        yield
+    except ValidationError as error:
+        raise click.ClickException(str(Unprocessable(error.normalized_messages()).description)) from None
+
+
 @user.command("add")
 @click.argument("name")
 @click.option("--role", default="user", type=click.Choice(list(ROLES)))
 @click.option("--no-password", is_flag=True, help="A user for scripts: API keys only.")
 @password
+@in_words()
 def add_user(name: str, role: str, no_password: bool, password_stdin: bool) -> None:
     """Make a user. Asks for a password of at least 12 characters."""
     bring_up_to_date()  # the first user may be there before the first start
-    made = User(**loaded(NewUserSchema(only=("name", "role")), {"name": name, "role": role}))
+    made = User(**NewUserSchema(only=("name", "role")).load({"name": name, "role": role}))
     if not no_password:
         made.set_password(asked(password_stdin))
     if not db.session.scalar(select(User.id).limit(1)):  # who makes the first user takes along the filters that were kept before
@@ -50,9 +59,12 @@ def add_user(name: str, role: str, no_password: bool, password_stdin: bool) -> N
 @click.option("--disable/--enable", "is_disabled", default=None)
 @click.option("--new-password", is_flag=True)
 @password
+@in_words()
 def change_user(name: str, role: str | None, is_disabled: bool | None, new_password: bool, password_stdin: bool) -> None:
     """Another role or password; or shut somebody out, with all keys, and let them in again."""
-    who = known(name)
+    who = User.named(name)
+    if not who:
+        raise click.ClickException(f"There is no user {name}.")
     who.role = role or who.role
     if is_disabled is not None:
         disable(who, is_disabled)
@@ -76,13 +88,11 @@ def list_users() -> None:
 @click.option("--user", "user_name", required=True, help="Whose key it is: it may what this user may.")
 @click.option("--scopes", help=f"Only some of: {', '.join(sorted(ROLES['admin']))}; separated by commas.")
 @click.option("--days", type=int, help="It ends after so many days.")
+@in_words()
 def add_key(name: str, user_name: str, scopes: str | None, days: int | None) -> None:
     """Make an API key. Its secret is printed once and is stored nowhere."""
     given = {"name": name, "user": user_name, "scopes": scopes.split(",") if scopes is not None else None, "days": days}
-    made = loaded(NewKeySchema(), {field: value for field, value in given.items() if value is not None})
-    with in_words():
-        row, secret = ApiKey.make(known(user_name), name, made.get("scopes"), made.get("days"))
-    audit("key added", name, {field: value for field, value in made.items() if field != "name"})
+    row, secret = ApiKey.make({field: value for field, value in given.items() if value is not None})
     click.echo(f"Key {row.id}, shown only now:", err=True)
     click.echo(secret)
 
@@ -109,28 +119,7 @@ def list_keys() -> None:
 def asked(from_stdin: bool) -> str:
     given = sys.stdin.readline().rstrip("\n") if from_stdin else ""
     given = given or click.prompt("Password", hide_input=True, confirmation_prompt=True)
-    return str(loaded(NewUserSchema(only=("password",)), {"password": given})["password"])
-
-
-def known(name: str) -> User:
-    found = User.named(name)
-    if not found:
-        raise click.ClickException(f"There is no user {name}.")
-    return found
-
-
-def loaded(schema: Schema, given: dict[str, Any]) -> dict[str, Any]:
-    with in_words():
-        return dict(schema.load(given))
-
-
-@contextmanager
-def in_words() -> Iterator[None]:
-    """A refusal of a schema as one of a command."""
-    try:
-        yield
-    except ValidationError as error:
-        raise click.ClickException(str(Unprocessable(error.normalized_messages()).description)) from None
+    return str(NewUserSchema(only=("password",)).load({"password": given})["password"])
 
 
 def warn_without_admin() -> None:
