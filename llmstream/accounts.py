@@ -230,9 +230,5 @@ def audit(action: str, target: str, details: dict[str, Any] | None = None, name:
     return line
 
 
-def disable(user: User, is_disabled: bool = True) -> None:
-    user.disabled_at = now() if is_disabled else None
-
-
 def revoke_sessions(user: User) -> None:
     db.session.execute(update(Session).where(Session.user_id == user.id, Session.revoked_at.is_(None)).values(revoked_at=now()))

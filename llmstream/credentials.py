@@ -12,7 +12,7 @@ from marshmallow import ValidationError
 from sqlalchemy import select, update
 
 from .access import LOCAL, ROLES
-from .accounts import ApiKey, NewUserSchema, User, audit, disable, revoke_sessions
+from .accounts import ApiKey, NewUserSchema, User, audit, revoke_sessions
 from .errors import Unprocessable
 from .extensions import db
 from .judgements import SavedView
@@ -67,7 +67,7 @@ def change_user(name: str, role: str | None, is_disabled: bool | None, new_passw
         raise click.ClickException(f"There is no user {name}.")
     who.role = role or who.role
     if is_disabled is not None:
-        disable(who, is_disabled)
+        who.disabled_at = now() if is_disabled else None
     if new_password:
         who.set_password(asked(password_stdin))
     revoke_sessions(who)

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from werkzeug.exceptions import TooManyRequests
 
 from .access import ROLES, actor
-from .accounts import ApiKey, Audit, NewUserSchema, Session, User, audit, disable, revoke_sessions
+from .accounts import ApiKey, Audit, NewUserSchema, Session, User, audit, revoke_sessions
 from .auth import check_form, has_login, is_browser
 from .extensions import db
 from .gate import client_address, received_body
@@ -147,7 +147,7 @@ def overview(before: int | None = None, **more: Any) -> str:
     lines = select(Audit).order_by(Audit.id.desc()).limit(LINES)
     trail = db.session.scalars(lines.where(Audit.id < before) if before else lines).all()
     more |= {"before": before, "is_full": len(trail) == LINES, "roles": list(ROLES), "scopes": sorted(ROLES["admin"])}
-    return render_template("admin.html", users=users, keys=keys, trail=trail, now=now(), **more)
+    return render_template("admin.html", users=users, keys=keys, trail=trail, **more)
 
 
 @bp.post("/admin/users")
@@ -175,7 +175,7 @@ def change_user(user_id: int) -> Any:
     if "password" in change:
         user.set_password(NewUserSchema(only=("password",)).load({"password": change["password"]})["password"])
     if "enabled" in change:
-        disable(user, change["enabled"] == "no")
+        user.disabled_at = now() if change["enabled"] == "no" else None
     revoke_sessions(user)
     audit("user changed", user.name, {"fields": sorted(change), "role": user.role})
     may_come_in = "may not come in any more" if user.disabled_at else "may come in"
