@@ -65,9 +65,9 @@ def refuse_strangers() -> None:
     if not is_our_name(host_name(request.headers.get("Host", ""))):
         abort(403, "This service does not answer to this name. The setting LLMSTREAM_HOSTS can allow it.")
     origin = request.headers.get("Origin")
-    if origin is not None and origin != f"{request.scheme}://{request.headers['Host']}":
-        abort(403, "Requests from the pages of other sites are refused.")
-    if request.method not in SAFE_METHODS and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+    is_foreign = origin is not None and origin != f"{request.scheme}://{request.headers['Host']}"
+    is_cross_site = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
+    if is_foreign or (is_cross_site and request.method not in SAFE_METHODS):
         abort(403, "Requests from the pages of other sites are refused.")
 
 
@@ -111,8 +111,7 @@ def is_address(name: str) -> bool:
 
 def came_from_afar() -> bool:
     """From another machine, as far as that can be seen: a proxy on this one may say nothing of whom it speaks for."""
-    names = [name for name, _ in request.headers]
-    was_forwarded = any(name in PROXIED or name.startswith("X-Forwarded-") for name in names)
+    was_forwarded = any(name in PROXIED or name.startswith("X-Forwarded-") for name, _ in request.headers)
     return was_forwarded or not is_loopback(request.remote_addr or "")
 
 
