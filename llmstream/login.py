@@ -88,16 +88,17 @@ def let_try(name: str) -> Audit:
 
 def refuse_guessing(name: str, more: int) -> None:
     """429 if there were too many wrong passwords, with `more` of them; counted over all workers."""
-    recent = select(func.count()).where(Audit.action == "login failed", Audit.at > now() - WINDOW)
-    here = client_address()
-    changed = db.session.scalar(select(func.max(Audit.at)).where(Audit.action == "user changed", Audit.target == name))
-    of_name = recent.where(Audit.target == name, Audit.at > (changed or now() - WINDOW))  # what an admin has set counts anew
+    since, here = now() - WINDOW, client_address()
+    recent = select(func.count()).where(Audit.action == "login failed", Audit.at > since)
+    changes = select(func.max(Audit.at)).where(Audit.action == "user changed", Audit.target == name, Audit.at > since)
+    changed = db.session.scalar(changes)
+    of_name = recent.where(Audit.target == name, Audit.at > (changed or since))  # what an admin has set counts anew
     lately = select(Session.id_hash).join(User).where(User.name == name, Session.remote_addr == here, Session.expires_at > now())
     if db.session.scalar(lately.limit(1)):  # it came in from here: then what others try from elsewhere shuts nobody out
         of_name = of_name.where(Audit.remote_addr == here)
     by_name = db.session.scalar(of_name) or 0
     by_address = db.session.scalar(recent.where(Audit.remote_addr == here)) or 0
-    logins = select(func.count()).where(Audit.action == "login", Audit.at > now() - WINDOW, Audit.target == name)
+    logins = select(func.count()).where(Audit.action == "login", Audit.at > since, Audit.target == name)
     then = "Wait a quarter of an hour, then try again."
     if (db.session.scalar(logins) or 0) >= LOGINS_BY_NAME:
         raise TooManyRequests(f"Too many logins. {then}", retry_after=WINDOW.seconds)
