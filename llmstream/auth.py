@@ -43,6 +43,7 @@ def init_app(app: Flask) -> None:
     app.config["WTF_CSRF_SSL_STRICT"] = False  # gate.py looks at the Origin; a Referer, many browsers leave out
     app.session_interface = Cookies()
     logins.init_app(app, add_context_processor=False)  # it would ask a database that is away once more, for the page of the error
+    logins.user_loader(Session.find)
     csrf.init_app(app)
     with app.app_context():
         app.extensions["watch"] = Watch(db.engine, app.extensions["generation"])
@@ -89,11 +90,6 @@ def has_login() -> bool:
     if not is_loopback(current_app.config["HOST"]):
         return True
     return watch().has_login()
-
-
-@logins.user_loader
-def by_cookie(token: str) -> Session | None:
-    return Session.find(token)
 
 
 def sent_key() -> str | None:
