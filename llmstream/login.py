@@ -28,7 +28,7 @@ LOGINS_BY_NAME = 60  # right ones, too: each costs a core some 50 ms
 
 @bp.get("/login")
 def form() -> str:
-    return render_template("login.html", next=local_path(request.args.get("next")), has_login=has_login())
+    return render_template("login.html", next=local_path(request.args.get("next", "")), has_login=has_login())
 
 
 @bp.post("/login")
@@ -41,12 +41,12 @@ def enter() -> Any:
     user = User.named(target)
     if not User.check(user, password):
         words = "This name and password do not belong together. Nothing was changed."
-        onward = local_path(request.form.get("next"))
+        onward = local_path(request.form.get("next", ""))
         return render_template("login.html", next=onward, has_login=True, failure=words, name=name), 401
     assert user
     tried.action = "login"
     come_in(user)
-    return redirect(local_path(request.form.get("next")), 303)
+    return redirect(local_path(request.form.get("next", "")), 303)
 
 
 def come_in(user: User) -> None:
@@ -64,10 +64,10 @@ def end_session() -> None:
         db.session.execute(update(Session).where(Session.id_hash == id_hash).values(revoked_at=now()))
 
 
-def local_path(path: str | None) -> str:
+def local_path(path: str) -> str:
     """Where to go next, on this site only."""
-    is_local = path and path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
-    return path if path and is_local else "/"
+    is_local = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if is_local else "/"
 
 
 def let_try(name: str) -> Audit:

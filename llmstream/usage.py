@@ -71,14 +71,13 @@ class Meter:
 
     def _share(self) -> None:
         self._turn_over()
-        minute, ours = self._minute, dict(self._ours)
+        minute, ours = self._minute, self._ours.copy()
         if not ours:
             return
         with self.engine.connect() as connection:
             totals = transact(connection, lambda c: add(c, minute, ours))
         if minute == self._minute:
-            self._ours.subtract(ours)
-            self._ours = +self._ours  # without the zeros
+            self._ours -= ours  # without the zeros
             self._all |= totals
 
 
