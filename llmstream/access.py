@@ -88,11 +88,8 @@ LOCAL = Actor("local", "admin", ROLES["admin"])  # everybody on this machine, un
 
 
 def actor() -> Actor:
-    """Who sent this request. Outside of one, or before it was looked at: nobody (LookupError)."""
-    try:
-        found: Actor = g.actor
-    except AttributeError:
-        raise LookupError("nobody has looked yet at who sent this request") from None
+    """Who sent this request. Before that was looked at: AttributeError; outside of one, RuntimeError or that."""
+    found: Actor = g.actor
     return found
 
 
