@@ -16,12 +16,11 @@ from werkzeug.exceptions import Conflict
 
 from .access import ADMIN, actor, is_mine, is_own, may
 from .context import Context, context_for, message
-from .errors import Unprocessable, conversation_busy, not_stored
+from .errors import Unprocessable, conversation_busy
 from .gate import client_address, received_body
 from .generation import Generation
 from .limits import check_bytes
 from .models import Completion, Conversation, before, db, now, turns
-from .recorder import NotStored
 from .schemas import BIGGEST_ID
 from .storage import Taken
 from .transcript import Transcript
@@ -85,8 +84,6 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
             check_bytes(db.session.connection(), row["credential"], row["remote_addr"], generation().recorder.limits)
         db.session.remove()  # no connection is held while the answer is awaited
         return Asked(generation().start(row, messages, row["parameters"]), True)
-    except NotStored:
-        raise not_stored() from None
     except IntegrityError:
         if row["conversation_id"]:
             find(Conversation, row["conversation_id"])  # it may have been deleted meanwhile

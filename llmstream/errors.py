@@ -52,11 +52,6 @@ def conversation_busy() -> Conflict:
     return Conflict("An answer in this conversation is still being written. Wait for it, or stop it.")
 
 
-def not_stored() -> ServiceUnavailable:
-    words = "The prompt could not be stored, so the model was not asked. Nothing was kept. Try again in a few seconds."
-    return ServiceUnavailable(words)
-
-
 def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, problem)
     app.register_error_handler(ValidationError, invalid)

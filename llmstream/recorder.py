@@ -16,6 +16,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 from sqlalchemy import Connection, Engine
+from werkzeug.exceptions import ServiceUnavailable
 
 from .endings import Ending, broken
 from .extensions import first_line, is_passing, transact
@@ -31,8 +32,10 @@ STORE_WAIT_S = 30.0  # how long an answer waits whose unstored text has reached 
 MAX_UNSTORED_BYTES = 1 << 20  # of one answer, held while the database takes no writes
 
 
-class NotStored(Exception):
-    """The prompt could not be stored within BEGIN_S. The model was not asked."""
+class NotStored(ServiceUnavailable):
+    """The prompt could not be stored within BEGIN_S, or this worker begins nothing any more. The model was not asked."""
+
+    description = "The prompt could not be stored, so the model was not asked. Nothing was kept. Try again in a few seconds."
 
 
 class Recorder:
