@@ -208,16 +208,12 @@ class Chunk(db.Model):  # type: ignore[name-defined]
     text: Mapped[str] = mapped_column(Text)
     at_ms: Mapped[int] = mapped_column(Integer)  # since created_at
 
-    @classmethod
-    def text_of(cls, completion_id: int) -> str:
-        query = select(cls.text).where(cls.completion_id == completion_id).order_by(cls.start)
-        return "".join(db.session.scalars(query))
-
 
 def stored_text(completion_id: int) -> str:
     """What is stored of an answer that was being written a moment ago: its chunks, or the whole if it has ended since."""
+    pieces = select(Chunk.text).where(Chunk.completion_id == completion_id).order_by(Chunk.start)
     response = select(Completion.response).where(Completion.id == completion_id)
-    return Chunk.text_of(completion_id) or db.session.scalar(response) or ""
+    return "".join(db.session.scalars(pieces)) or db.session.scalar(response) or ""
 
 
 class SearchProgress(db.Model):  # type: ignore[name-defined]
