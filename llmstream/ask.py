@@ -120,15 +120,11 @@ def stop_answer(completion_id: int) -> Completion:
         db.session.commit()
     generation().stop(completion_id)
     give_up = time.monotonic() + STOP_WAIT_S
-    while (completion := refreshed(completion_id)).status == "in_progress" and time.monotonic() < give_up:
-        db.session.rollback()  # no connection is held meanwhile
+    db.session.rollback()  # else the session shows what it has seen before
+    while (completion := find(Completion, completion_id)).status == "in_progress" and time.monotonic() < give_up:
+        db.session.rollback()  # the same; and no connection is held meanwhile
         gevent.sleep(0.05)
     return completion
-
-
-def refreshed(completion_id: int) -> Completion:
-    db.session.rollback()  # else the session shows what it has seen before
-    return find(Completion, completion_id)
 
 
 def prepare(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]]]:
