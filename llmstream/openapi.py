@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any, NamedTuple
 
 from apispec import APISpec
@@ -82,13 +83,10 @@ CALLS = {
 
 @bp.get("/openapi.json")
 def document() -> dict[str, Any]:
-    cache = current_app.extensions.setdefault("openapi", {})
-    if (needed := has_login()) not in cache:
-        cache[needed] = written(needed)
-    found: dict[str, Any] = cache[needed]
-    return found
+    return written(has_login())
 
 
+@cache  # a process has one app, and the routes of that stay as they are
 def written(login_needed: bool) -> dict[str, Any]:
     plugin = MarshmallowPlugin()
     security: list[dict[str, Any]] = [{"key": []}, {"cookie": []}, *([] if login_needed else [{}])]
