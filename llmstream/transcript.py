@@ -44,7 +44,7 @@ class Transcript:
         self.first_token_ms: int | None = None
         self.duration_ms: int | None = None
         self.timeline: list[list[int]] = []
-        self.arrived = 0.0  # when the newest text came
+        self.arrived = 0.0  # when the newest text came; of a copy nobody asks
         self._ended_at = 0.0
         self._news = Event()
 
@@ -73,7 +73,6 @@ class Transcript:
         """For a copy: what another worker has stored from byte `start` on. What is known already is passed over."""
         new = text.encode()[len(self.text) - start :]
         if start <= len(self.text) and new:
-            self.arrived = time.monotonic()
             self.text += new
             self.tell()
 
