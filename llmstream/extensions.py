@@ -150,7 +150,7 @@ def off_hub(connection: Any, call: Callable[..., T], *arguments: Any) -> T:
     """
     if _in_thread() or not monkey.is_module_patched("socket"):
         return call(*arguments)
-    result = _pool().spawn(_attempt, call, arguments)
+    result = _pool(gevent.get_hub()).spawn(_attempt, call, arguments)
     try:
         outcome: Any = result.get()
     except BaseException:
@@ -180,17 +180,16 @@ def _attempt(call: Callable[..., T], arguments: tuple[Any, ...]) -> T | Raised:
 
 _native_sleep = monkey.get_original("time", "sleep")  # in a native thread gevent's would start a hub of its own
 _thread = monkey.get_original("threading", "local")()
-_pools: dict[int, ThreadPool] = {}
 
 
 def _in_thread() -> bool:
     return getattr(_thread, "inside", False)
 
 
-def _pool() -> ThreadPool:
-    """This process's own pool, of its own: gevent's default one also resolves host names."""
-    hub = gevent.get_hub()
-    return _pools.get(id(hub)) or _pools.setdefault(id(hub), ThreadPool(8, hub=hub))
+@cache
+def _pool(hub: Any) -> ThreadPool:
+    """A pool of its own for our database: gevent's default one also resolves host names."""
+    return ThreadPool(8, hub=hub)
 
 
 def transact(connection: Connection, work: Callable[[Connection], T]) -> T:
