@@ -48,13 +48,13 @@ class Malformed(ValueError):
 class Body:
     def __init__(self, response: requests.Response) -> None:
         original: Any = response.raw._original_response
-        self._file = original.fp  # holds what came together with the headers
-        self._socket = self._file and self._file.raw._sock
         self._chunked = bool(original.chunked)
-        self._length = original.length  # bytes that are still to come; None where chunks or the closing say so
+        # fp holds what came together with the headers; `original` reads from it, too, and stops where a Content-Length says so
+        self._source = original.fp if self._chunked else original
+        self._socket = original.fp and original.fp.raw._sock
         self._waiting = bytearray()
         self._left = 0  # bytes of the present chunk that are still to come, with its closing CRLF
-        self._ended = self._file is None  # an empty body
+        self._ended = original.fp is None  # an empty body
         self._malformed = False
 
     def read(self, seconds: float) -> bytes | None:
@@ -64,14 +64,12 @@ class Body:
         """
         if self._malformed:
             raise Malformed("a chunk whose size is no number")
-        if self._ended or self._length == 0:
+        if self._ended:
             return None
         self._socket.settimeout(seconds)
-        received = self._file.read1(READ_BYTES if self._length is None else min(READ_BYTES, self._length))
+        received = self._source.read1(READ_BYTES)
         if not received:
             return None
-        if self._length is not None:
-            self._length -= len(received)
         return self._unframe(received) if self._chunked else received
 
     def _unframe(self, received: bytes) -> bytes:
