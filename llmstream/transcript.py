@@ -61,13 +61,10 @@ class Transcript:
         if self.unstored_since is None:
             self.unstored_since = self.arrived
         self.text += text.encode()
-        self._note_time()
-        self.tell()
-
-    def _note_time(self) -> None:
         self.timeline.append([len(self.text), self.elapsed_ms()])
         if len(self.timeline) > TIMELINE_POINTS:
-            del self.timeline[1:-1:2]
+            del self.timeline[1:-1:2]  # every second one; the first and the last stay
+        self.tell()
 
     def extend(self, start: int, text: str) -> None:
         """For a copy: what another worker has stored from byte `start` on. What is known already is passed over."""
