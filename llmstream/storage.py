@@ -147,8 +147,7 @@ def _ending_of(connection: Connection, completion_id: int | None) -> Ending:
 
 def _piece(piece: Write) -> dict[str, Any]:
     transcript = piece.transcript
-    row = {"completion_id": transcript.id, "start": transcript.stored, "text": piece.text}
-    return {**row, "at_ms": transcript.elapsed_ms()}
+    return {"completion_id": transcript.id, "start": transcript.stored, "text": piece.text, "at_ms": transcript.elapsed_ms()}
 
 
 def _final(transcript: Transcript, response: str, ending: Ending) -> dict[str, Any]:
