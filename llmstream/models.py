@@ -11,7 +11,6 @@ from sqlalchemy import JSON, BigInteger, Connection, DateTime, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .access import actor
-from .endings import Ending
 from .extensions import db
 
 
@@ -137,13 +136,6 @@ class Completion(db.Model):  # type: ignore[name-defined]
     def text(self) -> str:
         """The answer, or what is stored of it so far."""
         return stored_text(self.id) if self.status == "in_progress" else self.response
-
-    @property
-    def ending(self) -> Ending | None:
-        if self.status == "in_progress":
-            return None
-        tokens = (self.input_tokens, self.output_tokens)
-        return Ending(self.status, self.reason or "", self.error_type, self.finish_reason, *tokens)
 
     @classmethod
     def among(cls, ids: Sequence[int]) -> Sequence[Completion]:
