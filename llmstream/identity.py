@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, after_this_request, request
 
 from .access import actor
 
@@ -14,7 +14,6 @@ LONGEST_NAME = 50
 
 
 def init_app(app: Flask) -> None:
-    app.after_request(keep_cookies)
     app.jinja_env.globals["reviewer"] = reviewer
 
 
@@ -32,15 +31,13 @@ def browser() -> str:
     """Tells browsers apart, so that two of them are not given the same answer to review."""
     known = request.cookies.get("browser", "")
     if not re.fullmatch(r"[\w-]{22}", known, re.ASCII):
-        known = g.setdefault("cookies", {}).setdefault("browser", secrets.token_urlsafe(16))
+        known = secrets.token_urlsafe(16)
+        keep_cookie("browser", known)
     return known
 
 
-def call_reviewer(name: str) -> None:
-    g.setdefault("cookies", {})["reviewer"] = name
-
-
-def keep_cookies(response: Response) -> Response:
-    for name, value in g.get("cookies", {}).items():
+def keep_cookie(name: str, value: str) -> None:
+    @after_this_request
+    def add(response: Response) -> Response:
         response.set_cookie(name, value, max_age=31_536_000, httponly=True, samesite="Lax", secure=request.is_secure)
-    return response
+        return response

@@ -10,7 +10,7 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 from .access import ASK, JUDGE, actor, is_own, may
 from .ask import find, json_object
 from .gate import received_body
-from .identity import call_reviewer, plain_name, reviewer
+from .identity import keep_cookie, plain_name, reviewer
 from .judgements import SAID, Review, Tag, TagChange, judge, set_tag
 from .models import Completion
 from .schemas import PageSchema, rfc3339, seen, storable
@@ -131,7 +131,7 @@ def name_reviewer() -> Any:
     name = plain_name(str(given.get("name", "")))
     if not name:
         raise ValidationError("1 to 50 characters that can be seen.", "name")
-    call_reviewer(name)
+    keep_cookie("reviewer", name)
     return redirect(then or "/review", 303)
 
 
