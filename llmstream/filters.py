@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from marshmallow import ValidationError, fields
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, and_, func, select
 from werkzeug.datastructures import MultiDict
 
 from .access import only
@@ -101,38 +101,38 @@ class Filter:
 
     def conditions(self, low: int, high: int) -> list[ColumnElement[bool]]:
         """Conditions on the columns of Completion; those that ask other tables look only from `low` to below `high`."""
-        made: list[ColumnElement[bool]] = [Completion.owner == self.only] if self.only is not None else []
-        for name, value in self.values.items():
-            made += self._condition(name, value, low, high)
-        return made
+        mine = [Completion.owner == self.only] if self.only is not None else []
+        return [*mine, *(self._condition(name, value, low, high) for name, value in self.values.items())]
 
-    def _condition(self, name: str, value: Any, low: int, high: int) -> list[ColumnElement[bool]]:
+    def _condition(self, name: str, value: Any, low: int, high: int) -> ColumnElement[bool]:
         match name:
             case "from":
-                return [Completion.created_at >= value]
+                return Completion.created_at >= value
             case "to":
-                return [Completion.created_at < value]
+                return Completion.created_at < value
             case "rating":
                 rated = Completion.rating.in_([rating for rating in value if rating != "none"])
-                return [rated | Completion.rating.is_(None) if "none" in value else rated]
+                return rated | Completion.rating.is_(None) if "none" in value else rated
             case "reviewed":
-                return [Completion.reviewed_at.is_not(None) if value == "yes" else Completion.reviewed_at.is_(None)]
+                return Completion.reviewed_at.is_not(None) if value == "yes" else Completion.reviewed_at.is_(None)
             case "min_duration_ms":
-                return [Completion.duration_ms >= value]
+                return Completion.duration_ms >= value
             case "max_duration_ms":
-                return [Completion.duration_ms <= value]
+                return Completion.duration_ms <= value
             case "conversation_id":
-                return [Completion.conversation_id == value]
+                return Completion.conversation_id == value
             case "q":
-                return [Completion.id.in_(matching(value, low, high))]
+                return Completion.id.in_(matching(value, low, high))
             case "tag":
                 tagged = select(Tag.completion_id).where(window(Tag.completion_id, low, high))
-                return [Completion.id.in_(tagged.where(Tag.name == tag)) for tag in dict.fromkeys(value)]
+                return and_(*(Completion.id.in_(tagged.where(Tag.name == tag)) for tag in dict.fromkeys(value)))
             case "reason":
                 given = select(Review.completion_id).where(Review.reason.in_(value), window(Review.completion_id, low, high))
-                return [Completion.id.in_(given)]
-        column = {"model": Completion.request_model}.get(name) or getattr(Completion, name)
-        return [column.in_(value)]
+                return Completion.id.in_(given)
+            case "model":
+                return Completion.request_model.in_(value)
+        column: Any = getattr(Completion, name)  # status, source, owner
+        return column.in_(value)
 
     # As rows
 
@@ -193,10 +193,8 @@ class Filter:
         """The ids that can be meant, from the first to below the last: dates become ids by way of their index."""
         by_time = select(Completion.id).order_by(Completion.created_at).limit(1)
         asked: dict[str, Any] = {"first": select(func.min(Completion.id)), "last": select(func.max(Completion.id))}
-        if "from" in self.values:
-            asked["from"] = by_time.where(Completion.created_at >= self.values["from"])
-        if "to" in self.values:
-            asked["to"] = by_time.where(Completion.created_at >= self.values["to"])
+        dates = {name: self.values[name] for name in ("from", "to") if name in self.values}
+        asked |= {name: by_time.where(Completion.created_at >= date) for name, date in dates.items()}
         row = db.session.execute(select(*(query.scalar_subquery().label(name) for name, query in asked.items()))).one()._mapping
         low, high = row["first"] or 1, (row["last"] or 0) + 1
         if "from" in self.values:
