@@ -108,12 +108,9 @@ def _spans(text: str, terms: list[Term]) -> Iterator[tuple[int, int]]:
     """Where the terms stand in a short text."""
     places = [(match.start(), match.end(), fold(match[0])[:LONGEST]) for match in WORD.finditer(text)]
     for term in terms:
-        for i in range(len(places) - len(term.words) + 1):
+        *firsts, last = term.words
+        for i in range(len(places) - len(firsts)):
             here = places[i : i + len(term.words)]
-            if _is([word for _, _, word in here], term):
+            *before, word = (word for _, _, word in here)
+            if before == firsts and (word.startswith(last) if term.prefix else word == last):
                 yield here[0][0], here[-1][1]
-
-
-def _is(here: list[str], term: Term) -> bool:
-    *firsts, last = term.words
-    return here[:-1] == firsts and (here[-1].startswith(last) if term.prefix else here[-1] == last)
