@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -38,13 +38,13 @@ class Place(NamedTuple):
 @bp.get("")
 def index() -> str:
     place = PlaceSchema().load({name: request.args[name] for name in PLACE if name in request.args})
-    given = MultiDict([(name, value) for name, value in request.args.items(multi=True) if name not in ("reviewed", *PLACE)])
-    waiting = Filter.load(unreviewed(given))
+    chosen = Filter.load(request.args, also=("reviewed", *PLACE))
+    waiting = Filter.load(unreviewed(chosen.args))
     shown = look(waiting, place)
     completion = find(Completion, shown.completion_id) if shown.completion_id else None
     return render_template(
         "review.html",
-        filter=Filter.load(given),
+        filter=chosen,
         place=place,
         shown=shown,
         completion=completion,
@@ -87,9 +87,8 @@ def look(waiting: Filter, place: dict[str, int]) -> Place:
     return Place(None, is_taken, before)
 
 
-def take(ids: Iterable[int], browser: str) -> int | None:
+def take(ids: list[int], browser: str) -> int | None:
     """The first of these that no other browser reads, taken for READING; None if all are."""
-    ids = list(ids)
     free = set(db.session.scalars(select(Completion.id).where(Completion.id.in_(ids), is_free(browser))))
     return next((i for i in ids if i in free and keep(i, browser)), None)
 
@@ -103,8 +102,7 @@ def keep(completion_id: int, browser: str) -> bool:
 
 
 def is_free(browser: str) -> Any:
-    held_by_another = (Completion.reviewing_by != browser) & (Completion.reviewing_until > now())
-    return or_(Completion.reviewing_by.is_(None), ~held_by_another)
+    return or_(Completion.reviewing_by.is_(None), Completion.reviewing_by == browser, Completion.reviewing_until <= now())
 
 
 def leave(completion_id: int, browser: str) -> None:
