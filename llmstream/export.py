@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Flask, Response, current_app, render_template, request
-from marshmallow import Schema, validate
+from marshmallow import EXCLUDE, Schema, validate
 from sqlalchemy import func, select
 
 from .accounts import audit
@@ -71,8 +71,8 @@ def page() -> str:
 
 @bp.get("/<any('history.csv', 'history.jsonl', 'history.chat.jsonl', 'history.preferences.jsonl'):name>")
 def download(name: str) -> Response:
-    given = {key: request.args[key] for key in ("after", "upto") if key in request.args}
-    part, chosen, form = PartSchema().load(given), Filter.load(request.args, also=("after", "upto")), FORMATS[name]
+    part, form = PartSchema().load(request.args, unknown=EXCLUDE), FORMATS[name]
+    chosen = Filter.load(request.args, also=("after", "upto"))
     if request.method == "GET":
         audit("export", name, {"query": chosen.query(), **part})
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]

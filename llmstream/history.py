@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Blueprint, current_app, redirect, render_template, request, stream_template
+from marshmallow import EXCLUDE
 from sqlalchemy import select
 
 from .access import actor, is_own, only
@@ -25,13 +26,12 @@ bp = Blueprint("history", __name__, url_prefix="/history")
 bp.after_request(vary_by_accept)
 for tool in (mark, as_curl, as_program):
     bp.add_app_template_filter(tool)
-PAGE = ("limit", "before")
 
 
 @bp.get("")
 def index() -> Any:
-    page = PageSchema().load({name: request.args[name] for name in PAGE if name in request.args})
-    chosen = Filter.load(request.args, also=PAGE)
+    page = PageSchema().load(request.args, unknown=EXCLUDE)
+    chosen = Filter.load(request.args, also=("limit", "before"))
     found = chosen.page(page["limit"], page.get("before"))
     if not prefers_html():
         return {"data": list(shown(found.ids))[::-1], "next_before": found.next_before}
@@ -62,7 +62,7 @@ def around(chosen: Filter, found: Page) -> dict[str, Any]:
 
 @bp.get("/<int:completion_id>")
 def detail(completion_id: int) -> Any:
-    ViewSchema().load({"view": request.args["view"]} if "view" in request.args else {})
+    ViewSchema().load(request.args, unknown=EXCLUDE)
     chosen = Filter.load(request.args, also=("view",))
     completion = find(Completion, completion_id)
     conversation = Completion.of_conversation(completion.conversation_id)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from flask import Blueprint, abort, render_template, request
-from marshmallow import Schema, ValidationError, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, validate
 from sqlalchemy import or_, select, update
 from werkzeug.datastructures import MultiDict
 
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 @bp.get("")
 def index() -> str:
-    place = PlaceSchema().load({name: request.args[name] for name in PLACE if name in request.args})
+    place = PlaceSchema().load(request.args, unknown=EXCLUDE)
     chosen = Filter.load(request.args, also=("reviewed", *PLACE))
     waiting = Filter.load(unreviewed(chosen.args))
     shown = look(waiting, place)

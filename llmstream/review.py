@@ -67,7 +67,7 @@ class ThenSchema(Schema):
 
 @bp.get("/history/<int:completion_id>/reviews")
 def list_reviews(completion_id: int) -> dict[str, Any]:
-    page = PageSchema().load(request.args.to_dict())
+    page = PageSchema().load(request.args)
     find(Completion, completion_id)
     found = Review.of(completion_id, page["limit"] + 1, page.get("before"))
     shown = found[: page["limit"]]
