@@ -16,12 +16,11 @@ from .filters import Filter
 from .identity import browser
 from .judgements import Review, judging
 from .models import Completion, before, db, now, turns
-from .schemas import BIGGEST_ID, Digits
+from .schemas import BIGGEST_ID, ENDED, Digits
 
 bp = Blueprint("queue", __name__, url_prefix="/review")
 READING = timedelta(minutes=2)  # how long a reviewer has an answer alone; a page that is open asks for it again and again
 MANY, COUNT_S = 10_000, 0.15  # what is left to review is not counted any further, nor for longer
-ENDED = ["completed", "failed", "incomplete", "cancelled"]
 # on to what is older than `before`, or newer than `after`; or this very `completion`; `judged` is the one just done
 PLACE = ("before", "after", "completion", "judged")
 PlaceSchema = Schema.from_dict({name: Digits(validate=validate.Range(1, BIGGEST_ID)) for name in PLACE})

@@ -8,7 +8,8 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 BIGGEST_ID = 2**63 - 1
-STATUSES = ["in_progress", "completed", "failed", "incomplete", "cancelled"]
+ENDED = ["completed", "failed", "incomplete", "cancelled"]
+STATUSES = ["in_progress", *ENDED]
 
 
 def storable(text: str) -> None:

@@ -23,7 +23,7 @@ from .extensions import db
 from .figures import Counts, Figures
 from .filters import Filter
 from .models import Completion, now
-from .schemas import STATUSES
+from .schemas import ENDED
 
 bp = Blueprint("stats", __name__, url_prefix="/stats")
 bp.after_request(vary_by_accept)
@@ -34,7 +34,6 @@ PERIODS = {"7": 7, "30": 30, "90": 90, "365": 365, "all": None}
 STEPS = {"day": 92, "week": 731, "month": 4_000_000}  # the longest period, in days, that is shown in steps of this size
 MOST = 10  # reasons and tags that are shown
 ALLOWED_MS = 500  # what llmstream may add to a piece of text
-ENDED = [status for status in STATUSES if status != "in_progress"]
 TURN_S = 3.0
 _turns = {whole: BoundedSemaphore(1) for whole in LIMITS_S}  # one count at a time in a worker: streams need connections too
 
