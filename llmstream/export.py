@@ -29,44 +29,26 @@ Shape = Callable[[list[int]], Iterator[str]]
 
 
 class Format(NamedTuple):
-    title: str
     mimetype: str
     file: str
-    words: str
     shape: Shape
     opening: str = ""
 
 
 BOM = "\ufeff"  # by which a spreadsheet knows UTF-8
-FORMATS = {
-    "history.csv": Format(
-        "Table (CSV)", "text/csv", "llmstream-{}.csv",
-        "For a spreadsheet. One answer a row, every field a column.", as_csv,
-        BOM + csv_line(HEADINGS),
-    ),
-    "history.jsonl": Format(
-        "Everything (JSON Lines)", "application/jsonl", "llmstream-{}.jsonl",
-        "For programs and for keeping. One answer a line, exactly as stored, with all its reviews and tags.", as_jsonl,
-    ),
-    "history.chat.jsonl": Format(
-        "Examples to train with (chat)", "application/jsonl", "llmstream-chat-{}.jsonl",
-        "For fine-tuning in OpenAI's chat format: the conversation as it was sent, and the answer; a correction takes the "
-        "answer's place. Left out: answers that are not complete and answers judged bad, unless they were corrected.", as_chat,
-    ),
-    "history.preferences.jsonl": Format(
-        "Pairs to train with (preferences)", "application/jsonl", "llmstream-preferences-{}.jsonl",
-        "For preference training (DPO) with the library TRL; OpenAI has another format for that. The conversation, the "
-        "correction as the chosen answer, the model's own as the rejected one. Only answers that somebody corrected.",
-        as_preferences,
-    ),
-}  # fmt: skip
+FORMATS = {  # templates/export.html says what each is for
+    "history.csv": Format("text/csv", "llmstream-{}.csv", as_csv, BOM + csv_line(HEADINGS)),
+    "history.jsonl": Format("application/jsonl", "llmstream-{}.jsonl", as_jsonl),
+    "history.chat.jsonl": Format("application/jsonl", "llmstream-chat-{}.jsonl", as_chat),
+    "history.preferences.jsonl": Format("application/jsonl", "llmstream-preferences-{}.jsonl", as_preferences),
+}
 
 
 @bp.get("/export")
 def page() -> str:
     chosen = Filter.load(request.args)
     last = db.session.scalar(select(func.max(Completion.id))) or 0
-    return render_template("export.html", filter=chosen, count=chosen.count(), last=last, formats=FORMATS)
+    return render_template("export.html", filter=chosen, count=chosen.count(), last=last)
 
 
 @bp.get("/<any('history.csv', 'history.jsonl', 'history.chat.jsonl', 'history.preferences.jsonl'):name>")
