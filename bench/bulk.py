@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy import Engine
 
 from llmstream import create_app
-from llmstream.demo import Numbered, Row, Writer
+from llmstream.demo import Row, Writer, numbered
 from llmstream.extensions import db
-from llmstream.models import now
+from llmstream.models import Completion, now
 
 RARE = {"quokka": 100_000, "axolotl": 10_000, "pangolin": 1_000}  # a word that one prompt of so many has
 FAST = {
@@ -38,10 +38,10 @@ def bulk(engine: Engine, count: int, seed: int = 1, per_day: int = 5000) -> None
         for statement in FAST[engine.dialect.name]:
             connection.cursor().execute(statement)
         for day in range(days):
-            made = Numbered(rows[: count - day * per_day], 1 + day * per_day, 1 + day * talks, timedelta(day))
-            for row in made.completions:
+            made = numbered(rows[: count - day * per_day], 1 + day * per_day, 1 + day * talks, timedelta(day))
+            for row in made[Completion]:
                 row["prompt"] += "".join(f" {word}" for word, of in RARE.items() if row["id"] % of == 7) + f" #{row['id']}"
-            for table, part in made.tables:
+            for table, part in made.items():
                 load(connection, engine.dialect, table.__table__, part)
             connection.commit()
         if engine.dialect.name == "postgresql":

@@ -52,13 +52,13 @@ def command(context: click.Context, count: int, days: int, seed: int, add: bool)
                  "changed. Name a new database in DATABASE_URL; or add to it by: make demo DEMO=--add")  # fmt: skip
     begin = max(filter(None, (now() - timedelta(days), newest)))  # ids follow time, so what is added is newer than what is there
     made = store(db.engine, Writer(seed, begin, now()), count)
-    sums = ", ".join(f"{len(rows):,} {table.__tablename__.replace('_', ' ')}" for table, rows in made.tables)
+    sums = ", ".join(f"{len(rows):,} {table.__tablename__.replace('_', ' ')}" for table, rows in made.items())
     print(f"llmstream: {sums} and {len(TEXTS['views'])} views are in the {database}.\nStart the service with `make run` and look "
           "at /history, /review and /stats. The newest answer with a text is as if being written: a service that runs ends it as "
           "incomplete, since nobody writes it.")  # fmt: skip
 
 
-def store(engine: Engine, writer: Writer, count: int) -> Numbered:
+def store(engine: Engine, writer: Writer, count: int) -> dict[Any, list[Row]]:
     """In short transactions, so that a service that runs meanwhile stores its own text in time."""
     rows = writer.rows(count)
     writing = next((row for row in reversed(rows) if row["finish_reason"] == "stop"), rows[-1])  # the newest that has a text
@@ -66,11 +66,11 @@ def store(engine: Engine, writer: Writer, count: int) -> Numbered:
     writing |= dict.fromkeys(UNKNOWN_YET) | {"status": "in_progress", "response": "", "stop_requested": False, "judged": []}
     with engine.begin() as connection:
         first_talk = reserve(connection, "conversations", len({row["talk"] for row in rows}))
-        made = Numbered(rows, reserve(connection, "completions", count), first_talk)
+        made = numbered(rows, reserve(connection, "completions", count), first_talk)
         for name in sorted(TEXTS["views"].keys() - connection.scalars(select(SavedView.name).where(SavedView.owner == "local"))):
             connection.execute(insert(SavedView).values(owner="local", name=name, query=TEXTS["views"][name]))
-    chunk = {"completion_id": made.completions[rows.index(writing)]["id"], "start": 0, "text": half, "at_ms": half_at}
-    for table, part in [*made.tables, (Chunk, [chunk] if half else [])]:
+    chunk = {"completion_id": made[Completion][rows.index(writing)]["id"], "start": 0, "text": half, "at_ms": half_at}
+    for table, part in [*made.items(), (Chunk, [chunk] if half else [])]:
         for at in range(0, len(part), BATCH):
             with engine.begin() as connection:
                 connection.execute(insert(table.__table__), part[at : at + BATCH])
@@ -219,32 +219,25 @@ def filled(pattern: str, words: dict[str, str]) -> str:
     return re.sub(r"<(\w+)>", lambda found: words.get(found[1], found[0]), pattern)
 
 
-class Numbered:
+def numbered(rows: list[Row], first: int, first_talk: int, shift: timedelta = timedelta()) -> dict[Any, list[Row]]:
     """The same as rows of tables, with ids from `first` on for completions and from `first_talk` on for conversations."""
-
-    def __init__(self, rows: list[Row], first: int, first_talk: int, shift: timedelta = timedelta()) -> None:
-        self.completions, self.reviews, self.tags, self.changes = [], [], [], []
-        self.conversations: dict[int, Row] = {}
-        numbers = {talk: first_talk + n for n, talk in enumerate(dict.fromkeys(row["talk"] for row in rows))}
-        for place, source in enumerate(rows):
-            row = {name: value for name, value in source.items() if name in Completion.__table__.columns}
-            row |= {"id": first + place, "conversation_id": numbers[source["talk"]], "idempotency_key": f"demo-{first + place}"}
-            row["created_at"] += shift
-            row["turn"] = row["regenerated_from"] = None if source["again"] is None else first + source["again"]
-            by_role = {review["role"]: review for review in source["judged"]}
-            row["rating"] = (by_role.get("reviewer") or by_role.get("user") or {}).get("rating")
-            row["reviewed_at"] = by_role["reviewer"]["created_at"] + shift if "reviewer" in by_role else None
-            self.completions.append(row)
-            talk = {"id": row["conversation_id"], "owner": row["owner"], "title": title_of(row["prompt"])}
-            self.conversations.setdefault(talk["id"], talk | {"created_at": row["created_at"]})
-            for review in source["judged"]:
-                self.reviews.append(review | {"completion_id": row["id"], "created_at": review["created_at"] + shift})
-            for name in source["tags"] if by_role.get("reviewer") else ():
-                tag = {"completion_id": row["id"], "name": name, "created_at": row["reviewed_at"]}
-                self.tags.append(tag | {"tagged_by": by_role["reviewer"]["reviewer"]})
-                self.changes.append(tag | {"change": "added", "changed_by": by_role["reviewer"]["reviewer"]})
-
-    @property
-    def tables(self) -> list[tuple[Any, list[Row]]]:
-        return [(Conversation, list(self.conversations.values())), (Completion, self.completions), (Review, self.reviews),
-                (Tag, self.tags), (TagChange, self.changes)]  # fmt: skip
+    talks: dict[int, Row] = {}
+    completions, reviews, tags, changes = [], [], [], []
+    for place, source in enumerate(rows):
+        row = {name: value for name, value in source.items() if name in Completion.__table__.columns}
+        row["created_at"] += shift
+        new = {"owner": row["owner"], "title": title_of(row["prompt"]), "created_at": row["created_at"]}
+        talk = talks.setdefault(source["talk"], new | {"id": first_talk + len(talks)})
+        row |= {"id": first + place, "conversation_id": talk["id"], "idempotency_key": f"demo-{first + place}"}
+        row["turn"] = row["regenerated_from"] = None if source["again"] is None else first + source["again"]
+        by_role = {review["role"]: review for review in source["judged"]}
+        row["rating"] = (by_role.get("reviewer") or by_role.get("user") or {}).get("rating")
+        row["reviewed_at"] = by_role["reviewer"]["created_at"] + shift if "reviewer" in by_role else None
+        completions.append(row)
+        for review in source["judged"]:
+            reviews.append(review | {"completion_id": row["id"], "created_at": review["created_at"] + shift})
+        for name in source["tags"] if by_role.get("reviewer") else ():
+            tag = {"completion_id": row["id"], "name": name, "created_at": row["reviewed_at"]}
+            tags.append(tag | {"tagged_by": by_role["reviewer"]["reviewer"]})
+            changes.append(tag | {"change": "added", "changed_by": by_role["reviewer"]["reviewer"]})
+    return {Conversation: list(talks.values()), Completion: completions, Review: reviews, Tag: tags, TagChange: changes}
