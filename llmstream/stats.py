@@ -41,7 +41,7 @@ _turns = {whole: BoundedSemaphore(1) for whole in LIMITS_S}  # one count at a ti
 class StatsSchema(Schema):
     days = fields.String(validate=validate.OneOf(list(PERIODS)))
     by = fields.String(validate=validate.OneOf(list(STEPS)))
-    whole = fields.String(validate=validate.OneOf(list(LIMITS_S)))
+    whole = fields.String(load_default="no", validate=validate.OneOf(list(LIMITS_S)))
 
 
 @bp.get("")
@@ -51,7 +51,7 @@ def index() -> Any:
     wanted = Filter.load(request.args, also=own)
     if "days" in asked and {"from", "to"} & set(wanted.values):
         raise ValidationError({"days": ["Cannot be given together with from or to."]})
-    turn = _turns[asked.get("whole", "no")]
+    turn = _turns[asked["whole"]]
     if not turn.acquire(timeout=TURN_S):
         raise ServiceUnavailable("The numbers are being counted for somebody else. Try again in a few seconds.")
     try:
@@ -122,8 +122,8 @@ class Report:
         self.filter = Filter.load(MultiDict([*undated, *self.period.query.items()]))
         self.undated = wanted.query(**{"from": None, "to": None, "by": asked.get("by")})
         self.chips = wanted.words(**{name: asked[name] for name in ("days", "by") if name in asked})
-        self.whole_query = wanted.query(**{**asked, "whole": "yes"}) if asked.get("whole") != "yes" else None
-        counts = Counts(self.filter, LIMITS_S[asked.get("whole", "no")])
+        self.whole_query = wanted.query(**{**asked, "whole": "yes"}) if asked["whole"] == "no" else None
+        counts = Counts(self.filter, LIMITS_S[asked["whole"]])
         if counts.left_out:
             first = datetime.strptime(counts.left_out, "%Y-%m-%d").replace(tzinfo=UTC) + DAY
             self.period = self.period._replace(start=min(max(self.period.start, first), self.period.end))
@@ -144,8 +144,8 @@ class Report:
             total.absorb(figures)
         self.total = self._group(total, self.period)
         self.steps = [self._group(figures, step) for step, figures in breathing(zip(steps, by_step, strict=True))]
-        groups = {model: self._group(figures, self.period, model=[model]) for model, figures in breathing(by_model.items())}
-        self.models = sorted(({**group, "model": model} for model, group in groups.items()), key=lambda group: -group["answers"])
+        models = ({**self._group(figures, self.period, model=[model]), "model": model} for model, figures in by_model.items())
+        self.models = sorted(breathing(models), key=lambda group: -group["answers"])
         self.reasons = self._most_frequent("reason", counts.reasons, starts[0])
         self.tags = self._most_frequent("tag", counts.tags, starts[0])
 
@@ -153,15 +153,15 @@ class Report:
         totals: Counter[str] = Counter()
         for (day, word), n in said.items():
             totals[word] += n * (day >= first_day)
-        known = ((word, n, self.query(self.period, **{name: [word]})) for word, n in totals.most_common() if n)
+        known = ((word, n, self.query(self.total, **{name: [word]})) for word, n in totals.most_common() if n)
         return list(islice(({name: word, "answers": n, "query": query} for word, n, query in known if query), MOST))
 
     def _group(self, figures: Figures, period: Period, **only: Any) -> dict[str, Any]:
-        return {**period.query, **figures.dump(), "query": self.query(period, **only, status=ENDED)}
+        return {**period.query, **figures.dump(), "query": self.query(period.query, **only, status=ENDED)}
 
-    def query(self, group: Any, **only: list[str]) -> str | None:
-        """What lists the rows of a period or group that have these values too; None where the filter leaves none."""
-        dates = group.query if isinstance(group, Period) else {name: group[name] for name in ("from", "to")}
+    def query(self, group: dict[str, Any], **only: list[str]) -> str | None:
+        """What lists the rows of a group that have these values too; None where the filter leaves none."""
+        dates = {name: group[name] for name in ("from", "to")}
         key = repr(only)
         if key not in self._queries:
             self._queries[key] = self._narrowed(only)
