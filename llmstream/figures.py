@@ -106,12 +106,10 @@ class Counts:
         self._filter, self._give_up = filter_, time.monotonic() + limit_s
         self._low, high = filter_.reach
         self._windows = iter([(max(self._low, top - WINDOW), top) for top in range(high, self._low, -WINDOW)])
-        self._bottom = high
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         greenlets = [gevent.spawn(self._work, app) for _ in range(AT_ONCE)]
         try:
-            for greenlet in greenlets:
-                greenlet.get()
+            gevent.joinall(greenlets, raise_error=True)
         finally:
             gevent.killall(greenlets)
         self._leave_out()
@@ -119,7 +117,6 @@ class Counts:
     def _work(self, app: Any) -> None:
         with app.app_context():
             while time.monotonic() < self._give_up and (ids := next(self._windows, None)):
-                self._bottom = min(self._bottom, ids[0])
                 self._count(*ids)
 
     def _count(self, low: int, high: int) -> None:
@@ -141,9 +138,9 @@ class Counts:
 
     def _leave_out(self) -> None:
         """Where the time was up: the day of the newest answer that was not counted, and what is older."""
-        if self._bottom <= self._low:
+        if not (left := next(self._windows, None)):
             return
-        last = db.session.scalar(select(func.max(Completion.id)).where(window(Completion.id, self._low, self._bottom)))
+        last = db.session.scalar(select(func.max(Completion.id)).where(window(Completion.id, self._low, left[1])))
         if last is None:
             return
         older = window(Completion.id, last - SKEW, last + 1)
