@@ -66,14 +66,14 @@ def confirmed() -> Any:
     chosen = Filter.load(request.args)
     upto = db.session.scalar(select(func.max(Completion.id))) or 0
     running = set(running_ids())  # these stay, though they may end before the deletion comes to them
-    all_of_it, shown = going(chosen), re.sub(r"\D", "", request.form.get("shown", ""))
+    all_of_it, shown = going(chosen), request.form.get("shown", "")
     if shown != str(all_of_it.answers):
         wrong = (
             "This request deleted nothing: the number of answers is no longer the one that you were shown. A deletion may be "
             "under way already; if you did not start one, look at it again, and confirm the new number."
         )
         return render_template("delete.html", filter=chosen, going=all_of_it, wrong=wrong), 409
-    if not shown or re.sub(r"[\s,.']", "", request.form.get("typed", "")) != shown:
+    if re.sub(r"[\s,.']", "", request.form.get("typed", "")) != shown:
         wrong = f"Nothing was deleted: to confirm, type the number {shown}."
         return render_template("delete.html", filter=chosen, going=all_of_it, wrong=wrong), 422
     audit("delete", "history", {"query": chosen.query(), "answers": all_of_it.answers})
