@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -30,29 +31,26 @@ NARROW = ("INDEXED BY ix_completions_facets", "sqlite")  # it has all that is co
 NONE, FIRST, DIGITS = 40, 100, range(7)  # the letter of no time; that of 0 ms; how many digits are dropped at most
 STATUSES = {"completed": "c", "cancelled": "s", "incomplete": "i", "failed": "f", "in_progress": "p"}
 RATINGS = {"good": "g", "bad": "b"}
+TOKENS = ("input_tokens", "output_tokens")
 TIMES = ("time_to_first_token_ms", "duration_ms", "added_ms")
 
 
 @dataclass
 class Figures:
-    """What is known of some answers. Tokens are None where nobody counted them."""
+    """What is known of some answers. `tokens` lacks what nobody counted."""
 
     letters: list[Counter[str]] = field(default_factory=lambda: [Counter() for _ in range(2 + len(TIMES))])
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    tokens: Counter[str] = field(default_factory=Counter)
     longest_added_ms: float | None = None
 
-    def add(self, letters: list[str] | list[Counter[str]], tokens: tuple[Any, Any], added: float | None) -> None:
+    def add(self, letters: list[str] | list[Counter[str]], tokens: Mapping[str, Any], added: float | None) -> None:
         for counter, more in zip(self.letters, letters, strict=True):
             counter.update(more)
-        self.input_tokens, self.output_tokens = (
-            was if more is None else (was or 0) + int(more)
-            for was, more in zip((self.input_tokens, self.output_tokens), tokens, strict=True)
-        )
+        self.tokens.update({name: int(more) for name, more in tokens.items() if more is not None})
         self.longest_added_ms = max((ms for ms in (self.longest_added_ms, added) if ms is not None), default=None)
 
     def absorb(self, other: Figures) -> None:
-        self.add(other.letters, (other.input_tokens, other.output_tokens), other.longest_added_ms)
+        self.add(other.letters, other.tokens, other.longest_added_ms)
 
     def dump(self) -> dict[str, Any]:
         """docs/api.md, "Numbers"."""
@@ -67,8 +65,7 @@ class Figures:
             "failed_or_cut": broken,
             "share_failed_or_cut": broken / answers if answers else None,
             **{rating: self.letters[1][letter] for rating, letter in RATINGS.items()},
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
+            **{name: self.tokens.get(name) for name in TOKENS},
             **times,
         }
 
@@ -123,14 +120,15 @@ class Counts:
         """Rows whose ids lie from `low` to below `high`."""
         within = [window(Completion.id, low, high), *self._filter.conditions(low, high)]
         day = utc_day(Completion.created_at)
-        tokens = (func.sum(Completion.input_tokens), func.sum(Completion.output_tokens))
-        counted = select(day, Completion.request_model, *tokens, func.max(Completion.added_ms), letters())
+        tokens = [func.sum(getattr(Completion, name)) for name in TOKENS]
+        counted = select(day, Completion.request_model, func.max(Completion.added_ms), letters(), *tokens)
         counted = counted.where(*within).group_by(day, Completion.request_model)
         if "conversation_id" not in self._filter.values:  # its few rows have an index of their own
             counted = counted.with_hint(Completion, *NARROW)
-        for on, model, given, made, added, packed in db.session.execute(counted):
+        for on, model, added, packed, *sums in db.session.execute(counted):
             size = 2 + len(TIMES)
-            self.figures[str(on), model].add([packed[i::size] for i in range(size)], (given, made), added)
+            given = dict(zip(TOKENS, sums, strict=True))
+            self.figures[str(on), model].add([packed[i::size] for i in range(size)], given, added)
         for source, name, totals in ((Review, Review.reason, self.reasons), (Tag, Tag.name, self.tags)):
             said = select(day, name, func.count(source.completion_id.distinct())).join_from(source, Completion)
             said = said.where(name.is_not(None), window(source.completion_id, low, high), *within).group_by(day, name)
