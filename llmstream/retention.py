@@ -31,11 +31,10 @@ class Retention:
 
     def __init__(self, app: Flask, days: int | None) -> None:
         self.app, self.days = app, days
-        self._greenlet: gevent.Greenlet | None = None
 
     def start(self) -> None:
         if self.days:
-            self._greenlet = self._greenlet or gevent.spawn(self._run, self.days)
+            gevent.spawn(self._run, self.days)
 
     def _run(self, days: int) -> None:
         me = self.app.extensions["generation"].recorder.me
