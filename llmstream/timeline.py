@@ -50,7 +50,6 @@ class Timeline:
         self.first = self.moments[0][1] if self.moments else None
         self.last = self.moments[-1][1] if self.moments else 0
         self.end = max(completion.duration_ms or 0, self.last, 1)
-        self.characters = len(completion.response)
         self.pauses = self._pauses()
 
     @classmethod
