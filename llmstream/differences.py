@@ -7,8 +7,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
-from itertools import groupby
-from typing import NamedTuple
+from itertools import groupby, pairwise
+from typing import Any, NamedTuple
 
 from .breath import Breath, breathing
 
@@ -62,14 +62,10 @@ def common(a: Sequence[str], b: Sequence[str]) -> Iterator[tuple[int, int]]:
             yield from ((i + m.a + k, j + m.b + k) for m in matcher.get_matching_blocks() for k in range(m.size))
             continue
         breath()
-        anchors = unique(a[i:i_end], b[j:j_end])
-        before = (i - 1, j - 1)
-        for x, y in ((i + x, j + y) for x, y in anchors):
-            yield x, y
-            todo.append((before[0] + 1, x, before[1] + 1, y))
-            before = x, y
-        if anchors:
-            todo.append((before[0] + 1, i_end, before[1] + 1, j_end))
+        if anchors := unique(a[i:i_end], b[j:j_end]):
+            places = [(i - 1, j - 1), *((i + x, j + y) for x, y in anchors), (i_end, j_end)]
+            yield from places[1:-1]
+            todo += [(x + 1, x_end, y + 1, y_end) for (x, y), (x_end, y_end) in pairwise(places)]
 
 
 def unique(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
@@ -77,18 +73,16 @@ def unique(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
     once = {unit for unit, count in Counter(a).items() if count == 1} & {unit for unit, count in Counter(b).items() if count == 1}
     place = {unit: j for j, unit in enumerate(b) if unit in once}
     lowest: list[int] = []  # the least place in b where a row of this length ends
-    rows: list[tuple[int, int, int]] = []  # (place in a, place in b, the pair before it in its row)
-    ends: list[int] = []  # which pair that is
+    ends: list[Any] = []  # that row's last pair: (place in a, place in b, the pair before it in its row)
     for i, unit in enumerate(breathing(a)):
         if unit in once:
             length = bisect_left(lowest, place[unit])
-            rows.append((i, place[unit], ends[length - 1] if length else -1))
             lowest[length : length + 1] = [place[unit]]
-            ends[length : length + 1] = [len(rows) - 1]
+            ends[length : length + 1] = [(i, place[unit], ends[length - 1] if length else None)]
     found: list[tuple[int, int]] = []
-    at = ends[-1] if ends else -1
-    while at >= 0:
-        i, j, at = rows[at]
+    pair = ends[-1] if ends else None
+    while pair:
+        i, j, pair = pair
         found.append((i, j))
     return found[::-1]
 
