@@ -71,13 +71,13 @@ class Period(NamedTuple):
 
     @classmethod
     def asked(cls, wanted: Filter, days: int | None) -> Period:
-        """The filter's own dates, as far as there are answers; else the last `days` to today, None for all."""
+        """The last `days` to today; where they are None the filter's own dates, as far as there are answers."""
         today = midnight(now())
-        end = min(wanted.values.get("to", today + DAY), today + DAY)
-        if days and not {"from", "to"} & set(wanted.values):
-            return cls(today - DAY * (days - 1), end)
+        if days:
+            return cls(today - DAY * (days - 1), today + DAY)
         first = midnight(db.session.scalar(select(func.min(Completion.created_at))) or today)
         start = max(wanted.values.get("from", first), first)
+        end = min(wanted.values.get("to", today + DAY), today + DAY)
         return cls(start, max(start, end))
 
     def steps(self, size: str) -> Iterator[Period]:
@@ -118,8 +118,8 @@ class Report:
     def __init__(self, wanted: Filter, asked: dict[str, str]) -> None:
         self.days = None if {"from", "to"} & set(wanted.values) else asked.get("days", "30")
         self.period = Period.asked(wanted, PERIODS[self.days or "all"])
-        undated = [(name, value) for name, value in wanted.args.items(multi=True) if name not in ("from", "to")]
-        self.filter = Filter.load(MultiDict([*undated, *self.period.query.items()]))
+        dated: dict[str, Any] = {**wanted.args.to_dict(flat=False), **self.period.query}
+        self.filter = Filter.load(MultiDict(dated))
         self.undated = wanted.query(**{"from": None, "to": None, "by": asked.get("by")})
         self.chips = wanted.words(**{name: asked[name] for name in ("days", "by") if name in asked})
         self.whole_query = wanted.query(**{**asked, "whole": "yes"}) if asked["whole"] == "no" else None
