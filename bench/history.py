@@ -183,7 +183,7 @@ def reading(database: Database, parts: list[str]) -> None:
     newest = database.value("SELECT max(id) FROM completions")
     with served(database, 1) as (service, _):
         reader = Reader(service.url)
-        while (left := newest - (database.value("SELECT max(indexed_to) FROM search_progress") or 0)) > 10_000:
+        while (left := database.value("SELECT count(*) FROM completions_fts_queue")) > 10_000:
             print(f"{left:,} rows to index", flush=True)
             time.sleep(10)
         if "pages" in parts:

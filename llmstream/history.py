@@ -17,7 +17,7 @@ from .judgements import RECENT, Review, SavedView, Tag, judging, most_frequent
 from .models import Completion, now, turns
 from .reproduce import as_curl, as_program, same_call
 from .schemas import CompletionSchema, PageSchema, ViewSchema
-from .search import behind
+from .search import is_behind
 from .shapes import shown, tags_of
 from .timeline import Timeline
 from .words import mark, parse
@@ -55,7 +55,7 @@ def around(chosen: Filter, found: Page) -> dict[str, Any]:
         "ratings": Review.ratings(found.ids),
         "today": now().date(),
         "has_words": "q" not in chosen.values or bool(parse(chosen.values["q"])),
-        "is_indexed": "q" not in chosen.values or not behind(),
+        "is_indexed": "q" not in chosen.values or not is_behind(),
         "looked_back_to": Completion.begun_after(found.next_before) if found.is_short else None,
     }
 

@@ -208,15 +208,6 @@ def stored_text(completion_id: int) -> str:
     return "".join(db.session.scalars(pieces)) or db.session.scalar(response) or ""
 
 
-class SearchProgress(db.Model):  # type: ignore[name-defined]
-    """One row: up to which id every finished completion is in the search index (llmstream/search.py)."""
-
-    __tablename__ = "search_progress"
-    id: Mapped[int] = primary_key()
-    indexed_to: Mapped[int] = mapped_column(BigInteger)
-    __table_args__ = (KEEP_IDS,)
-
-
 class Worker(db.Model):  # type: ignore[name-defined]
     """A worker that is alive raises its beat; whose beat stands still is gone (llmstream/heartbeat.py)."""
 

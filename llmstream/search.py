@@ -1,15 +1,14 @@
 """Full-text search over prompts and answers: FTS5 on SQLite, `tsvector` with GIN on PostgreSQL.
 
-The index is filled behind the answers, never with them: one worker, the first in the table of workers, looks once a second for
-finished completions that are not in it. The newest come first, then what is left, from the oldest on. Up to `indexed_to` nothing
-is missing any more, and nothing is looked for.
+The index is filled behind the answers, never with them: triggers put the id of each completion that has ended into a queue, and
+one worker, the first in the table of workers, takes them out of it, the newest first.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from operator import itemgetter
 from typing import Any
@@ -26,7 +25,6 @@ from sqlalchemy import (
     column,
     delete,
     func,
-    insert,
     literal_column,
     select,
     table,
@@ -36,7 +34,7 @@ from sqlalchemy.dialects.postgresql import TSQUERY
 
 from .breath import breathing
 from .extensions import db, first_line, is_passing, transact
-from .models import Completion, SearchProgress, Worker, now
+from .models import Completion, Worker, now
 from .words import Term, parse, slices, words
 
 log = logging.getLogger(__name__)
@@ -45,20 +43,16 @@ REST_S = 5.0  # after a failure; and at most after a batch, which may have taken
 SHARE_OF_OTHERS = 15  # while answers are being written: so many times as long as a batch took, the next one waits
 BATCH = 40  # completions a transaction,
 BATCH_CHARACTERS = 100_000  # or so much text: on SQLite new text of running answers waits meanwhile
-WINDOW = 2000  # ids a look
-SETTLED = timedelta(seconds=60)  # no commit of a lower id comes later than this
+OLDER = timedelta(minutes=2)  # what ended later is in the index in a moment
 INDEXED = 200_000  # characters of a prompt, and of an answer, that are indexed
 
 completions = Completion.__table__
-progress = SearchProgress.__table__
-IS_INDEXED = {
-    "sqlite": "SELECT 1 FROM completions_fts_docsize WHERE id = completions.id",
-    "postgresql": "SELECT 1 FROM completions_fts WHERE completion_id = completions.id",
-}
+queue = table("completions_fts_queue", column("completion_id", BigInteger))
 STORE = {
     # no INSERT ... SELECT: before each of these FTS5 writes out what it has gathered, which costs a hundred times more
-    "sqlite": "INSERT INTO completions_fts (rowid, words) VALUES (:id, :document)",
-    "postgresql": "INSERT INTO completions_fts VALUES (:id, CAST(:document AS tsvector)) ON CONFLICT DO NOTHING",
+    "sqlite": "INSERT OR REPLACE INTO completions_fts (rowid, words) VALUES (:id, :document)",
+    "postgresql": "INSERT INTO completions_fts VALUES (:id, CAST(:document AS tsvector)) "
+    "ON CONFLICT (completion_id) DO UPDATE SET document = EXCLUDED.document",
 }
 
 
@@ -97,17 +91,11 @@ def _tsquery(term: Term) -> str:
     return f"({phrase}{':*' * term.prefix})"
 
 
-def behind() -> int:
-    """About how many older completions are not in the index yet: 0, except for a while after the first start on old data."""
-    done = db.session.scalar(select(progress.c.indexed_to)) or 0
-    older = db.session.scalar(_settled(2 * SETTLED))
-    return max(0, (older or 0) - done)
-
-
-def _settled(age: timedelta) -> Select[Any]:
-    """An id below which all have been committed."""
-    made = completions.c.created_at
-    return select(completions.c.id).where(made < now() - age).order_by(made.desc()).limit(1)
+def is_behind() -> bool:
+    """Whether older completions are not in the index yet: only for a while after the first start on old data."""
+    oldest = select(func.min(queue.c.completion_id)).scalar_subquery()
+    begun = db.session.scalar(select(Completion.created_at).where(Completion.id == oldest))
+    return begun is not None and begun < now() - OLDER
 
 
 # Filling
@@ -122,7 +110,6 @@ class Indexer:
         self.me = me
         self.live = live
         self.kind = engine.dialect.name
-        self._missing = text(f"NOT EXISTS ({IS_INDEXED[self.kind]})")
         self._greenlet: gevent.Greenlet | None = None
 
     def start(self) -> None:
@@ -146,32 +133,14 @@ class Indexer:
         with self.engine.connect() as connection:
             if not Worker.is_first(connection, self.me):
                 return False
-            done = connection.scalar(select(progress.c.indexed_to)) or 0
-            ids, reached = self._missing_ids(connection, done)
+            waiting = select(completions.c.id).join(queue, queue.c.completion_id == completions.c.id)
+            ids = connection.scalars(waiting.order_by(completions.c.id.desc()).limit(BATCH)).all()
             documents = list(self._documents(connection, ids))
-        if len(documents) < len(ids):
-            reached = done
-        if documents or reached > done:
-            self._store(documents, reached)
-        return bool(documents) or reached - done >= WINDOW
+        if documents:
+            self._store(documents)
+        return bool(documents)
 
-    def _missing_ids(self, connection: Connection, done: int) -> tuple[list[int], int]:
-        """The next ids to index, and up to where nothing is missing once they are."""
-        ended = (completions.c.status != "in_progress", self._missing)
-        newest = connection.scalar(select(func.max(completions.c.id))) or 0
-        missing = select(completions.c.id).limit(BATCH)
-        recent = window(completions.c.id, max(done + 1, newest - WINDOW), newest + 1)
-        if new := connection.scalars(missing.where(recent, *ended).order_by(completions.c.id.desc())).all():
-            return list(new), done
-        start = connection.scalar(select(func.min(completions.c.id)).where(completions.c.id > done)) or done + 1
-        old = missing.where(window(completions.c.id, start, start + WINDOW), *ended).order_by(completions.c.id)
-        ids = list(connection.scalars(old))
-        reached = ids[-1] if len(ids) == BATCH else start + WINDOW - 1
-        running = connection.scalars(select(completions.c.id).where(completions.c.status == "in_progress"))
-        limits = [connection.scalar(_settled(SETTLED)) or 0, *(i - 1 for i in running if i > done)]
-        return ids, max(done, min(reached, *limits))
-
-    def _documents(self, connection: Connection, ids: list[int]) -> Iterator[dict[str, Any]]:
+    def _documents(self, connection: Connection, ids: Sequence[int]) -> Iterator[dict[str, Any]]:
         """The first of these as they are indexed, as many as fit into one transaction."""
         texts = select(completions.c.id, *(func.substr(completions.c[name], 1, INDEXED) for name in ("prompt", "response")))
         size = 0
@@ -190,26 +159,24 @@ class Indexer:
                 found += words(piece)
         return " ".join(found) if self.kind == "sqlite" else tsvector(found)
 
-    def _store(self, documents: list[dict[str, Any]], reached: int) -> None:
+    def _store(self, documents: list[dict[str, Any]]) -> None:
         try:
             with self.engine.connect() as connection:
-                transact(connection, lambda connection: self._write(connection, documents, reached))
+                transact(connection, lambda connection: self._write(connection, documents))
         except Exception as error:
             if is_passing(error) or not any(document["document"] for document in documents):
                 raise
             log.error("the search index refused one of %d: %s", len(documents), first_line(error))
             for lone in documents:  # one that is refused must not keep the others out; it is not looked for again
-                self._store([lone if len(documents) > 1 else {**lone, "document": ""}], 0)
+                self._store([lone if len(documents) > 1 else {**lone, "document": ""}])
 
-    def _write(self, connection: Connection, documents: list[dict[str, Any]], reached: int) -> None:
-        there = select(completions.c.id).where(completions.c.id.in_([document["id"] for document in documents]), self._missing)
-        left = set(connection.scalars(there))  # without those that were deleted, or indexed by another worker, meanwhile
+    def _write(self, connection: Connection, documents: list[dict[str, Any]]) -> None:
+        these = queue.c.completion_id.in_([document["id"] for document in documents])
+        left = set(connection.scalars(select(queue.c.completion_id).where(these)))  # others were deleted meanwhile
         if new := [document for document in documents if document["id"] in left]:
             new.sort(key=itemgetter("id"))  # FTS5 writes out what it has gathered wherever ids go down
             connection.execute(text(STORE[self.kind]), new)
-        if reached:
-            connection.execute(delete(progress))
-            connection.execute(insert(progress).values(id=1, indexed_to=reached))
+            connection.execute(delete(queue).where(these))
 
 
 def tsvector(found: list[str]) -> str:

@@ -36,8 +36,7 @@ def numbers(new_database: Callable[[], Database], launch: Launch) -> Iterator[Se
         zone = "000" if database.engine.dialect.name == "sqlite" else "+00"
         database.execute("UPDATE completions SET created_at = :at WHERE id = :id", at=at + zone, id=first + place)
     service = launch(database, WEB_CONCURRENCY=1)
-    newest = database.value("SELECT max(id) FROM completions")
-    eventually(lambda: database.value("SELECT max(indexed_to) FROM search_progress") == newest, 20, "the search index")
+    eventually(lambda: not database.value("SELECT count(*) FROM completions_fts_queue"), 20, "the search index")
     yield service
     service.stop()
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmstream.search import IS_INDEXED
 from tests.client import eventually
 from tests.faults.harness import RECOVERED_S, Missing, Model, NotApplicable, Result, Run, all_over, control, postgres, stopped
 from tests.faults.kills import newest_of, the
@@ -28,8 +27,9 @@ BEGIN_S = 3.0  # docs/api.md: "The prompt could not be stored within 3 s"
 RESUMES_S = 1.0  # commits go on so soon after the database is back
 GAP_MS = 50.0  # no request waits longer for a worker's hub
 CROWD = 16
-UNFOUND = {kind: f"SELECT count(*) FROM completions WHERE status <> 'in_progress' AND NOT EXISTS ({is_indexed})"
-           for kind, is_indexed in IS_INDEXED.items()}
+INDEXED = {"sqlite": "SELECT id FROM completions_fts_docsize", "postgresql": "SELECT completion_id FROM completions_fts"}
+UNFOUND = {kind: f"SELECT count(*) FROM completions WHERE status <> 'in_progress' AND id NOT IN ({indexed})"
+           for kind, indexed in INDEXED.items()}
 Fault = Callable[[], Any]  # gives a context manager: meanwhile the database takes no writes
 
 
