@@ -49,7 +49,7 @@ def alike(name: str) -> str:
 
 def not_taken(name: str) -> None:
     """Refuse a name that somebody has, also one that differs in capitals or in forms of the same letters only."""
-    if name.casefold() in RESERVED:
+    if alike(name) in RESERVED:
         raise ValidationError("Is taken: it stands for no login, or for commands.")
     if alike(name) in map(alike, db.session.scalars(select(User.name))):
         raise ValidationError(f"There is a user {name} already, or one whose name looks like it.")

@@ -85,8 +85,9 @@ def ask(fields: dict[str, Any], source: str, key: str | None = None) -> Asked:
         db.session.remove()  # no connection is held while the answer is awaited
         return Asked(generation().start(row, messages, row["parameters"]), True)
     except IntegrityError:
-        if row["conversation_id"]:
-            find(Conversation, row["conversation_id"])  # it may have been deleted meanwhile
+        for model, its_id in ((Completion, row["regenerated_from"]), (Conversation, row["conversation_id"])):
+            if its_id:
+                find(model, its_id)  # it may have been deleted meanwhile
         raise
     except Taken as taken:
         if taken.existing is None:

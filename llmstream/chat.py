@@ -15,7 +15,7 @@ from .access import READ, is_mine, is_own, may
 from .ask import Asked, ask, find, generation, stop_answer
 from .delivery import STREAM_HEADERS, noted, while_there
 from .endings import Ending
-from .errors import Unprocessable
+from .errors import Unprocessable, retry_after
 from .gate import received_body
 from .generation import tail
 from .judgements import Review
@@ -62,14 +62,16 @@ def ids_in(given: Any) -> dict[str, int]:
     return FormSchema().load({name: value for name, value in given.items() if value}, unknown=EXCLUDE)
 
 
-def refused(error: Any, ids: dict[str, int], prompt: str) -> tuple[str, int]:
+def refused(error: Any, ids: dict[str, int], prompt: str) -> tuple[str, int, dict[str, str]]:
     """The same page again, with the reason in words and the prompt still in its box."""
     if isinstance(error, ValidationError):
         error = Unprocessable(error.normalized_messages())
     again = db.session.get(Completion, ids.get("regenerate", 0))
     talk = db.session.get(Conversation, again.conversation_id if again else ids.get("conversation_id", 0))
     shown = talk.id if talk and is_mine(talk) else None  # it may have been deleted meanwhile
-    return render_template("chat.html", **context(shown, failure=error, prompt=prompt)), error.code
+    wait = retry_after(error)
+    page = render_template("chat.html", **context(shown, failure=error, wait=wait, prompt=prompt))
+    return page, error.code, {"Retry-After": str(wait)} if wait else {}
 
 
 def context(conversation_id: int | None, **more: Any) -> dict[str, Any]:

@@ -117,8 +117,10 @@ def list_keys() -> None:
 
 
 def asked(from_stdin: bool) -> str:
-    given = sys.stdin.readline().rstrip("\n") if from_stdin else ""
-    given = given or click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    if from_stdin:
+        given = sys.stdin.readline().rstrip("\n")
+    else:
+        given = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     return str(NewUserSchema(only=("password",)).load({"password": given})["password"])
 
 

@@ -15,10 +15,10 @@ from .breath import Breath, breathing
 MOST_BY_WORD = 40_000  # characters of both texts together
 MOST_BY_LINE = 2_000_000
 MOST_LINES = 20_000
-SMALL = 400  # two pieces so short (the product of their lengths) are left to difflib
+SMALL = 1000  # two pieces so short (the product of their lengths) are left to difflib
 MOST_WORK = 20  # times the length: then what is left counts as different
-# A word with the space after it. Scripts that put no space between words are compared letter by letter.
-WORD = re.compile(r"(?:[^\W\u0e00-\u0eff\u3040-\u9fff\uac00-\ud7af]+|\S)\s*|\s+")
+# Words, and what is between them. Scripts that put no space between words are compared letter by letter.
+WORD = re.compile(r"[^\W\u0e00-\u0eff\u3040-\u9fff\uac00-\ud7af]+|\S|\s+")
 LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
@@ -38,7 +38,12 @@ def differences(a: str, b: str) -> Differences:
         return Differences([[(a, True)], [(b, True)]], None)
     left, right = split(a), split(b)
     pairs = list(common(left, right))
-    return Differences([pieces(left, {i for i, _ in pairs}), pieces(right, {j for _, j in pairs})], unit)
+    here, there = {i for i, _ in pairs}, {j for _, j in pairs}
+    for i, j in pairs:  # a space between words that are not shared goes with them
+        if left[i].isspace() and not ({i - 1, i + 1} & here and {j - 1, j + 1} & there):
+            here.remove(i)
+            there.remove(j)
+    return Differences([pieces(left, here), pieces(right, there)], unit)
 
 
 def common(a: Sequence[str], b: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -23,7 +23,7 @@ ENDINGS: dict[str, Kind] = {
     "context_length_exceeded": Kind("failed", 422, "This prompt does not fit into the model's context. Shorten it."),
     "upstream_error": Kind("failed", 502, "The model's server reported an error."),
     "upstream_invalid": Kind("failed", 502, "The model's server sent something that is not a stream of an answer."),
-    "upstream_timeout": Kind("failed", 504, "The model's server sent nothing for too long."),
+    "upstream_timeout": Kind("failed", 504, "The model's server took too long."),
     "upstream_cut": Kind("failed", 502, "The model's server broke off before the end of the answer."),
     "answer_too_long": Kind("failed", 502, "The answer grew beyond the limit (LLMSTREAM_MAX_ANSWER_BYTES)."),
     "not_started": Kind("failed", 503, "The prompt could not be stored in time, so the model was never asked."),

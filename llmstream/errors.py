@@ -70,21 +70,26 @@ def problem(error: HTTPException) -> Response:
     for name in ("errors", "completion_id", "error_type"):
         if value := getattr(error, name, None):
             document[name] = value
-    retry_after = (getattr(error, "retry_after", None) or RETRY_AFTER_S) if code in (429, 503) else None
+    wait = retry_after(error)
     if prefers_html():
-        more = {"retry_after": retry_after, "completion_id": None, "back": page_before()}
+        more = {"retry_after": wait, "completion_id": None, "back": page_before()}
         page = render_template("error.html", **more | document)
         response = Response(page, code, mimetype="text/html")
     else:
         response = Response(json.dumps(document) + "\n", code, mimetype="application/problem+json")
-    if retry_after:
-        response.headers["Retry-After"] = str(retry_after)
+    if wait:
+        response.headers["Retry-After"] = str(wait)
     if document.get("completion_id"):
         response.headers["Completion-Id"] = str(document["completion_id"])
     for name, value in error.get_headers():
         if name in ("Allow", "WWW-Authenticate"):
             response.headers[name] = value
     return response
+
+
+def retry_after(error: HTTPException) -> int | None:
+    """Seconds, of 429 and 503."""
+    return (getattr(error, "retry_after", None) or RETRY_AFTER_S) if error.code in (429, 503) else None
 
 
 def page_before() -> str | None:

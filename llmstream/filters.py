@@ -89,7 +89,7 @@ class Filter:
         """Each condition with what removes it; `changes` are as for `query`."""
         return [
             Word(
-                LABELS.get(name, name.capitalize().replace("_id", "")),
+                LABELS.get(name, name.removesuffix("_id").replace("_", " ").capitalize()),
                 VALUES.get(value, value) if name in ("status", "rating") else value,
                 self.query(**{**changes, name: [other for other in self.args.getlist(name) if other != value]}),
             )

@@ -169,6 +169,8 @@ def change_user(user_id: int) -> Any:
     """`role`, `password`, or `enabled` (yes, no). A change of either ends the sessions that there are."""
     user = db.session.get(User, min(user_id, BIGGEST_ID)) or abort(404, f"There is no user {user_id}.")
     change = given()
+    if not change:
+        raise ValidationError("Say what to change: role, password or enabled.", "role")
     if user.name == g.actor.name and ("role" in change or change.get("enabled") == "no"):
         raise ValidationError("You cannot take this from yourself: another admin can.", "role")
     if "role" in change:

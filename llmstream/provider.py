@@ -75,14 +75,14 @@ def stream(
     patience = Patience(upstream.first_token_s, upstream.idle_s, upstream.total_s)
     body = {"model": model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}, **parameters}
     try:
-        with patience.limit(), translated():
+        with patience.limit(), translated(patience):
             response = post(session, upstream, body)
     except ProviderError as error:
         if upstream.bundled and error.error_type in ("upstream_unreachable", "upstream_cut"):
             raise ProviderError("model_restarting") from error
         raise
     try:
-        with patience.limit(), translated():
+        with patience.limit(), translated(patience):
             check(response, upstream)
         yield from read(response, upstream, patience)
     finally:
@@ -90,12 +90,12 @@ def stream(
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translated(patience: Patience) -> Iterator[None]:
     """Whatever requests and urllib3 raise, as a ProviderError."""
     try:
         yield
     except (TimeoutError, gevent.Timeout) as error:
-        raise ProviderError("upstream_timeout") from error
+        raise ProviderError("upstream_timeout", patience.reason) from error
     except (requests.ConnectionError, requests.Timeout) as error:
         inner = error.args[0] if error.args else None
         if isinstance(inner, MaxRetryError):
@@ -165,7 +165,7 @@ def receive(body: Body, parser: Parser, patience: Patience) -> list[Event]:
             raise ProviderError("upstream_cut")
         return parser.feed(received)
     except TimeoutError as error:
-        raise ProviderError("upstream_timeout") from error
+        raise ProviderError("upstream_timeout", patience.reason) from error
     except OSError as error:
         raise ProviderError("upstream_cut") from error
     except ValueError as error:  # Malformed, TooLong

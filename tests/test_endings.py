@@ -111,7 +111,8 @@ def test_the_upstream_is_too_slow(impatient: Client, upstream: Upstream) -> None
         steps, text = SLOW[case]
         script = upstream.script(*steps)
         try:
-            assert_ends(impatient, script, "upstream_timeout", text)
+            row = assert_ends(impatient, script, "upstream_timeout", text)
+            assert row["reason"] == "The model's server took too long. It sent nothing for 1 s."
             script.call(1).wait_closed()
         except AssertionError as error:
             return f"{case}: {error}"
@@ -128,6 +129,7 @@ def test_an_answer_that_takes_too_long_as_a_whole_keeps_its_text(impatient: Clie
     row = impatient.finished(stream.completion_id)
     assert (row["error_type"], row["response"]) == ("upstream_timeout", seen)
     assert 1500 < row["duration_ms"] < 4000
+    assert row["reason"] == "The model's server took too long. A whole answer may take 2 s."
 
 
 def test_an_answer_that_grows_beyond_the_limit_keeps_what_fitted(impatient: Client, upstream: Upstream) -> None:

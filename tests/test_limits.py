@@ -111,6 +111,8 @@ def test_bytes_of_a_day_are_counted_as_they_were_sent(start: Launch, upstream: U
         delivery_of(client, sent.completion_id)
     refused = is_problem(client.ask("more"), 429)
     assert "100 bytes" in refused["detail"]
+    form = client.call("POST", "/", data={"prompt": "more, by the form"})
+    assert (form.status_code, form.headers["Retry-After"]) == (429, "3600") and "Try again in 3600 s." in form.text
     assert service.database and service.database.count() == 2
     assert client.history(sent.completion_id)["response"] == "x" * 60, "what there is may still be read"
 

@@ -117,7 +117,13 @@ def test_a_timeline_that_nobody_noted_is_none() -> None:
 def test_differences_are_words() -> None:
     left, right = differences("The sky is blue because of light.", "The sky is very blue because of the light.").sides
     assert left == [("The sky is blue because of light.", True)]
-    assert [text for text, shared in right if not shared] == ["very ", "the "]
+    assert [text for text, shared in right if not shared] == ["very ", " the"]
+
+
+def test_a_word_is_the_same_before_a_full_stop_and_before_a_space() -> None:
+    left, right = differences("Look at the tide mills.", "Look at those old mills again.").sides
+    assert [text for text, shared in left if not shared] == ["the tide"]
+    assert [text for text, shared in right if not shared] == ["those old", " again"]
 
 
 @pytest.mark.parametrize(("a", "b", "unit"), [

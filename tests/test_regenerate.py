@@ -1,4 +1,9 @@
 """Regenerate: the prompt of an earlier completion once more, in the context that it had."""
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import sqlalchemy as sa
+
 from tests.client import Client
 from tests.contract import is_problem, refusal
 from tests.exchange import Gate
@@ -106,3 +111,15 @@ def test_an_older_turn_asked_again_without_a_system_message_leaves_later_ones_th
     last = upstream.script(*answer("three"))
     client.stream_text(last.prompt, conversation_id=one.conversation_id).text()
     assert last.call().messages[0] == {"role": "system", "content": "Be brief."}
+
+
+def test_what_is_deleted_while_it_is_asked_again_is_not_there(client: Client, database: Database) -> None:
+    first = client.stream_text("Hello")
+    first.text()
+    second = client.stream_text("And now?", conversation_id=first.conversation_id)
+    second.text()
+    with ThreadPoolExecutor(1) as pool, database.engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM completions WHERE id = :id"), {"id": second.completion_id})
+        asked = pool.submit(client.ask, regenerate=second.completion_id)
+        time.sleep(1)  # it is found and waits to be written by then; nothing outside shows that, and later is as good
+    is_problem(asked.result(), 404)

@@ -144,6 +144,8 @@ def test_only_what_has_ended_waits(client: Client, upstream: Upstream, tag: str,
     stream.read_until("so far")
     page = client.get(f"/review?conversation_id={stream.conversation_id}", headers={"Accept": "text/html"}).text
     assert "Nothing is left to review" in page
+    empty = client.get(f"/review?conversation_id={stream.conversation_id}&status=", headers={"Accept": "text/html"}).text
+    assert "Nothing is left to review" in empty
     is_problem(client.get("/review?status=in_progress"), 422)
     gate.open()
     stream.text()

@@ -159,10 +159,13 @@ def test_run_again_leads_to_both_answers_side_by_side(new_page: Callable[..., An
     assert reading.client.finished(again)["regenerated_from"] == stream.completion_id
     if not script:
         page.reload()
-    expect(page.locator(".pair del")).to_have_text("[only here: blue ] ")
-    expect(page.locator(".pair ins")).to_have_text("[only here: grey ] ")
+    expect(page.locator(".pair del")).to_have_text("[only here: blue] ")
+    expect(page.locator(".pair ins")).to_have_text("[only here: grey] ")
     expect(page.locator(".progress")).to_have_count(0)
     expect(page.locator(".figures-table")).to_contain_text("Whole answer after")
+    page.get_by_role("form", name=f"Judge completion {again}").get_by_role("button", name="Good").click()
+    expect(page.get_by_role("form", name=f"Judge completion {again}")).to_contain_text("Rated good so far.")
+    assert reading.client.history(again)["rating"] == "good" and reading.client.history(stream.completion_id)["rating"] is None
     reading.open(page, stream.completion_id)
     page.get_by_role("link", name=f"compare with {again}").click()
     expect(page).to_have_url(f"{reading.service.url}/history/{stream.completion_id}/compare/{again}")
@@ -314,7 +317,7 @@ def test_what_was_typed_outlives_a_tag_another_page_and_a_refusal(page: Any, rea
     wire.mend()
     page.keyboard.press("g")
     expect(said).to_contain_text("half a thought")
-    expect(page.locator("#announcer")).to_have_text("Saved.")
+    expect(page.locator("#announcer")).to_have_text("Judged good.")
     expect(page.locator("#judge-title")).to_be_focused()
     expect(page.get_by_role("alert")).to_have_count(0)
     expect(page.locator(".facts")).not_to_contain_text("no reviewer has judged it yet")

@@ -139,6 +139,7 @@ def test_a_view_is_saved_opened_and_deleted(either: Any, service: Service, faile
     either.locator(".views summary").click()
     either.get_by_label("Save these filters as").fill(name)
     either.get_by_role("button", name="Save", exact=True).click()
+    expect(either.get_by_role("status").first).to_have_text(f"These filters are kept as “{name}”.")
     view = either.get_by_role("link", name=name)
     expect(view).to_have_attribute("aria-current", "page")
     either.get_by_role("link", name="Everything").click()

@@ -98,6 +98,40 @@ def test_a_reviewer_needs_no_mouse(page: Any, queue: Queue) -> None:
     assert page.evaluate("window.isTheSamePage"), "no reload"
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("Judge the last one again")
+    page.keyboard.press("Space")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_what_was_judged_can_be_come_back_to_at_once_and_later(page: Any, queue: Queue) -> None:
+    queue.open(page)
+    first, second, third = queue.ids
+    page.keyboard.press("g")
+    shows(page, second)
+    page.keyboard.press("k")
+    shows(page, first)
+    page.keyboard.press("b")
+    shows(page, second)
+    page.keyboard.press("j")
+    shows(page, third)
+    expect(page.locator("#announcer")).to_have_text(f"Number {third}, 2 left.")
+    page.keyboard.press("k")
+    shows(page, second)
+    page.keyboard.press("u")
+    shows(page, first)
+    assert [review["rating"] for review in queue.judgements(0)] == ["bad", "good"]
+
+
+def test_earlier_turns_are_shown_as_markdown_too(page: Any, service: Service, upstream: Upstream) -> None:
+    first = service.client.stream_text(upstream.script(answer("**Earlier** answer")).prompt)
+    first.text()
+    later = service.client.stream_text("And now?", conversation_id=first.conversation_id)
+    later.text()
+    page.goto(f"{service.url}/review?conversation_id={first.conversation_id}")
+    page.get_by_text("Earlier in this conversation").click()
+    expect(page.locator(".earlier strong")).to_have_text("Earlier")
+    page.goto(f"{service.url}/history/{later.completion_id}")
+    page.get_by_role("heading", name="The whole conversation").scroll_into_view_if_needed()
+    expect(page.locator(".talk strong")).to_have_text("Earlier")
 
 
 def test_what_was_typed_is_not_lost_by_skipping_nor_by_a_lost_connection(page: Any, queue: Queue, wire: Wire) -> None:

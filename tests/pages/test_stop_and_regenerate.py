@@ -24,6 +24,23 @@ def test_stop_ends_it_and_keeps_the_text(chat: Chat, upstream: Upstream, client:
     expect(chat.note).to_have_count(0)
 
 
+def test_stop_works_with_the_keyboard_and_leaves_the_focus_where_one_goes_on(chat: Chat, upstream: Upstream) -> None:
+    chat.send(upstream.script(delta("so far"), wait_for(Gate())).prompt)
+    expect(chat.answer).to_have_text("so far")
+    chat.send("Another one")
+    expect(chat.page.locator("#hint")).to_contain_text("Not sent")
+    chat.box.press("Escape")
+    expect(chat.note).to_contain_text("Stopped.")
+    expect(chat.box).to_have_value("Another one")
+    expect(chat.box).to_be_focused()
+    chat.send(upstream.script(delta("so far"), wait_for(Gate())).prompt)
+    expect(chat.answer).to_have_text("so far")
+    chat.stop_button.press("Enter")
+    chat.ended()
+    expect(chat.page.get_by_role("button", name="Send")).to_be_focused()
+    expect(chat.page.locator("#hint")).to_contain_text("Enter sends")
+
+
 def test_stop_works_before_the_first_word(chat: Chat, upstream: Upstream) -> None:
     chat.send(upstream.script(role(), wait_for(Gate())).prompt)
     chat.stop_button.click()
