@@ -132,7 +132,8 @@ def shapes(plugin: Any) -> dict[str, dict[str, Any]]:
 def operation(rule: Rule, call: Call) -> dict[str, Any]:
     refused = {"application/problem+json": json("Problem")["application/json"]} | HTML
     answers = {status: refused for status in (*ANY, *call.refusals)} | call.answers
-    path = [{"in": "path", "name": name, "required": True, "schema": of_path(rule._converters[name])} for name in sorted(rule.arguments)]
+    kinds = sorted(rule._converters.items())  # in the same order in each process
+    path = [{"in": "path", "name": name, "required": True, "schema": of_path(kind)} for name, kind in kinds]
     query = [{"in": "query", "schema": known(schema)} for schema in call.query]
     header = [{"in": "header", "schema": call.header}] if call.header else []
     body = {"requestBody": {"required": True, "content": content(json(known(call.body)))}} if call.body else {}
