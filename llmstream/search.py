@@ -133,8 +133,7 @@ class Indexer:
         with self.engine.connect() as connection:
             if not Worker.is_first(connection, self.me):
                 return False
-            waiting = select(completions.c.id).join(queue, queue.c.completion_id == completions.c.id)
-            ids = connection.scalars(waiting.order_by(completions.c.id.desc()).limit(BATCH)).all()
+            ids = connection.scalars(select(queue).order_by(queue.c.completion_id.desc()).limit(BATCH)).all()
             documents = list(self._documents(connection, ids))
         if documents:
             self._store(documents)

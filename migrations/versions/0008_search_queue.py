@@ -16,6 +16,9 @@ TRIGGERS = {
         """CREATE TRIGGER completions_fts_queue_ended AFTER UPDATE OF status ON completions
                WHEN OLD.status = 'in_progress' AND NEW.status <> 'in_progress'
                BEGIN INSERT OR IGNORE INTO completions_fts_queue VALUES (NEW.id); END""",
+        # a connection whose foreign keys are off, as they are in sqlite3's own shell, leaves nothing behind either
+        """CREATE TRIGGER completions_fts_queue_deleted AFTER DELETE ON completions
+               BEGIN DELETE FROM completions_fts_queue WHERE completion_id = OLD.id; END""",
     ],
     "postgresql": [
         """CREATE FUNCTION completions_fts_queue() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -27,7 +30,7 @@ TRIGGERS = {
     ],
 }
 NO_TRIGGERS = {
-    "sqlite": ["DROP TRIGGER completions_fts_queue_made", "DROP TRIGGER completions_fts_queue_ended"],
+    "sqlite": [f"DROP TRIGGER completions_fts_queue_{when}" for when in ("made", "ended", "deleted")],
     "postgresql": ["DROP FUNCTION completions_fts_queue CASCADE"],
 }
 INDEXED = {
