@@ -68,10 +68,11 @@ def change_user(name: str, role: str | None, is_disabled: bool | None, new_passw
     who.role = role or who.role
     if is_disabled is not None:
         who.disabled_at = now() if is_disabled else None
-    if new_password:
+    action = "password set" if new_password or password_stdin else "user changed"
+    if action == "password set":
         who.set_password(asked(password_stdin))
     revoke_sessions(who)
-    audit("user changed", name, {"role": who.role, "disabled": bool(who.disabled_at), "password": new_password})
+    audit(action, name, {"role": who.role, "disabled": bool(who.disabled_at)})
     click.echo(f"{name} is {who.role}{' and may not come in' if who.disabled_at else ''}. Browsers have to log in again.")
     warn_without_admin()
 

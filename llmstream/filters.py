@@ -67,11 +67,12 @@ class Filter:
 
         Raises ValidationError.
         """
-        given = MultiDict([(name, value) for name, value in args.items(multi=True) if name not in also and value])
+        filled = MultiDict([(name, value) for name, value in args.items(multi=True) if value])
         schema = FilterSchema()
         lists = {name for name, field in schema.fields.items() if isinstance(field, fields.List)}
-        if twice := [name for name in given if name not in lists and len(given.getlist(name)) > 1]:
+        if twice := [name for name in filled if name not in lists and len(filled.getlist(name)) > 1]:
             raise ValidationError({name: ["Can be given once only."] for name in twice})
+        given = MultiDict([(name, value) for name, value in filled.items(multi=True) if name not in also])
         return cls(given, schema.load({name: given.getlist(name) if name in lists else given[name] for name in given}), only())
 
     # As a URL

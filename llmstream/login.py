@@ -90,7 +90,7 @@ def refuse_guessing(name: str, more: int) -> None:
     """429 if there were too many wrong passwords, with `more` of them; counted over all workers."""
     since, here = now() - WINDOW, client_address()
     recent = select(func.count()).where(Audit.action == "login failed", Audit.at > since)
-    changes = select(func.max(Audit.at)).where(Audit.action == "user changed", Audit.target == name, Audit.at > since)
+    changes = select(func.max(Audit.at)).where(Audit.action == "password set", Audit.target == name, Audit.at > since)
     changed = db.session.scalar(changes)
     of_name = recent.where(Audit.target == name, Audit.at > (changed or since))  # what an admin has set counts anew
     lately = select(Session.id_hash).join(User).where(User.name == name, Session.remote_addr == here, Session.expires_at > now())
@@ -180,7 +180,7 @@ def change_user(user_id: int) -> Any:
     if "enabled" in change:
         user.disabled_at = now() if change["enabled"] == "no" else None
     revoke_sessions(user)
-    audit("user changed", user.name, {"fields": sorted(change), "role": user.role})
+    audit("password set" if "password" in change else "user changed", user.name, {"fields": sorted(change), "role": user.role})
     may_come_in = "may not come in any more" if user.disabled_at else "may come in"
     words = {"role": f"is {user.role} now", "password": "has a new password", "enabled": may_come_in}
     flash(f"{user.name} {' and '.join(words[name] for name in words if name in change)}. Browsers have to log in again.")

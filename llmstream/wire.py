@@ -21,7 +21,8 @@ class Patience:
     """How long the next wait may be: until the first token, then from each event to the next, and never beyond the total."""
 
     def __init__(self, first_token_s: float, idle_s: float, total_s: float) -> None:
-        self._idle_s, self._total_s, self._waits_s = idle_s, total_s, first_token_s
+        self._idle_s, self._total_s = idle_s, total_s
+        self._wait = f"Nothing of an answer came within {first_token_s:g} s."
         self._end = time.monotonic() + total_s
         self._next = time.monotonic() + first_token_s
         self.finished = False
@@ -36,16 +37,15 @@ class Patience:
     @property
     def reason(self) -> str:
         """Which of the limits is met, in words."""
-        is_whole = self._end <= self._next
-        return f"A whole answer may take {self._total_s:g} s." if is_whole else f"It sent nothing for {self._waits_s:g} s."
+        return f"A whole answer may take {self._total_s:g} s." if self._end <= self._next else self._wait
 
     def limit(self) -> gevent.Timeout:
         return gevent.Timeout(self.seconds())  # not an OSError: urllib3 would take that for a broken connection
 
     def renew(self, finished: bool) -> None:
         self.finished = self.finished or finished
-        self._waits_s = AFTER_FINISH_S if self.finished else self._idle_s
-        self._next = time.monotonic() + self._waits_s
+        self._wait = f"Nothing more of it came for {self._idle_s:g} s."
+        self._next = time.monotonic() + (AFTER_FINISH_S if self.finished else self._idle_s)
 
 
 class Malformed(ValueError):

@@ -115,6 +115,7 @@ def test_text_goes_with_every_other_filter(client: Client, ids: dict[str, int]) 
 
 @pytest.mark.parametrize("query", [
     "status=odd", "status=failed&status=odd", "source=web", "rating=ok", "reviewed=maybe", "reviewed=yes&reviewed=no",
+    "before=9&before=8",
     "from=today", "from=2024-02-30", "from=20240229", "from=2024-02-29T12:00:00", "from=2024-02-29 12:00:00Z",
     "to=0001-01-01T00:00:00+23:00", "min_duration_ms=x", "min_duration_ms=-1", "max_duration_ms=1.5",
     "max_duration_ms=99999999999", "conversation_id=0", "conversation_id=x", "tag=a%00b", "model=" + "m" * 201, "owner=%00",

@@ -196,11 +196,17 @@ def test_guessing_is_slowed_down_by_name_over_all_workers(team: Team, fresh: Cal
     assert all(int(wait or 0) > 0 for status, wait in told if status == 429)
     right = browser.post("/login", csrf_token=token, name="gwen", password=password("gwen"))
     assert right.status_code == 429, "the right one has to wait, too"
+    command(team.database, "user", "change", "gwen", "--role", "user")
+    assert guess(31)[0] == 429, "only a new password counts anew"
     assert Browser(team.service.url).log_in("rita").status_code == 303, "others come in"
     forgotten = {"password": "a password that ana has set"}
     assert team.ana.submit(f"/admin/users/{team.user_id('gwen')}", "/admin", **forgotten).status_code == 303
     assert "gwen has a new password. Browsers have to log in again." in team.ana.get("/admin").text
     assert browser.post("/login", csrf_token=token, name="gwen", **forgotten).status_code == 303
+    command(team.database, "user", "change", "gwen", "--password-stdin", typed="typed into the command\n")
+    again = Browser(team.service.url)
+    assert again.submit("/login", name="gwen", **forgotten).status_code == 401
+    assert again.submit("/login", name="gwen", password="typed into the command").status_code == 303
 
 
 def test_right_logins_have_a_limit_too(team: Team, fresh: Callable[..., Browser]) -> None:
